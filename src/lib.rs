@@ -1,0 +1,4 @@
+//! `sweep`: YAML grids over semi-supervised segmentation of cardiac MR (MCSD), from the data to the paper's tables.
+
+pub mod spec;
+pub mod rng;

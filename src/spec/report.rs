@@ -1,0 +1,192 @@
+//! What a sweep file asks of its report.
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnostics::{Reporter, choice, did_you_mean};
+use super::written::text;
+use super::yaml::{Content, Name, Node, shorten};
+
+/// The `report` section of a sweep file. Where it is empty, the report chooses: one table over all axes but the seed,
+/// and a sensitivity plot for each numeric axis.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReportSettings {
+    /// Tables, in order.
+    pub tables: Vec<TableSettings>,
+    /// Figures, in order.
+    pub figures: Vec<FigureSettings>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableSettings {
+    /// The axes whose values make the rows; one name or several.
+    pub rows: OneOrMany,
+    /// Columns: `dice`, `jaccard`, `hd95`, `asd`.
+    #[serde(default = "all_metrics")]
+    pub metrics: Vec<String>,
+    /// Text over the table.
+    #[serde(default)]
+    pub caption: Option<String>,
+}
+
+/// One figure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FigureSettings {
+    /// What is drawn.
+    pub kind: FigureKind,
+    /// The axis along x.
+    pub x: String,
+    /// The metric along y.
+    pub y: String,
+}
+
+/// What a figure draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FigureKind {
+    /// A metric over the values of one axis.
+    Sensitivity,
+}
+
+/// One name or a list of names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        }
+    }
+}
+
+/// The metrics of a case, in the order of the tables.
+pub const METRICS: [&str; 4] = ["dice", "jaccard", "hd95", "asd"];
+
+fn all_metrics() -> Vec<String> {
+    METRICS.map(String::from).to_vec()
+}
+
+/// Reads the section; `axes` are the sweep's.
+pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> ReportSettings {
+    let mut settings = ReportSettings::default();
+    for (name, node) in entries("report", node, report) {
+        match name.text.as_str() {
+            "tables" => {
+                settings.tables = each("tables", node, report, |node, report| table(node, axes, report));
+            }
+            "figures" => {
+                settings.figures = each("figures", node, report, |node, report| figure(node, axes, report));
+            }
+            _ => unknown("report", name, &["tables", "figures"], report),
+        }
+    }
+    settings
+}
+
+fn table(node: &Node, axes: &[String], report: &mut Reporter) -> Option<TableSettings> {
+    let (mut rows, mut metrics, mut caption) = (None, all_metrics(), None);
+    let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
+    for (name, node) in entries("table", node, report) {
+        match name.text.as_str() {
+            "rows" => {
+                rows = Some(match &node.content {
+                    Content::List(_) => OneOrMany::Many(words("rows", "an axis", node, &axes, report)),
+                    _ => OneOrMany::One(word("rows", "an axis", node, &axes, report).unwrap_or_default()),
+                });
+            }
+            "metrics" => metrics = words("metrics", "a metric", node, &METRICS, report),
+            "caption" => caption = text(node, "caption", report),
+            _ => unknown("table", name, &["rows", "metrics", "caption"], report),
+        }
+    }
+    if rows.is_none() {
+        missing("table", "rows", node, report);
+    }
+    Some(TableSettings { rows: rows?, metrics, caption })
+}
+
+fn figure(node: &Node, axes: &[String], report: &mut Reporter) -> Option<FigureSettings> {
+    let (mut kind, mut x, mut y) = (FigureKind::Sensitivity, None, METRICS[0].to_owned());
+    let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
+    for (name, node) in entries("figure", node, report) {
+        match name.text.as_str() {
+            "kind" if word("kind", "a kind of figure", node, &["sensitivity"], report).is_some() => {
+                kind = FigureKind::Sensitivity;
+            }
+            "kind" => {}
+            "x" => x = Some(word("x", "an axis", node, &axes, report).unwrap_or_default()),
+            "y" => y = word("y", "a metric", node, &METRICS, report).unwrap_or_default(),
+            _ => unknown("figure", name, &["kind", "x", "y"], report),
+        }
+    }
+    if x.is_none() {
+        missing("figure", "x", node, report);
+    }
+    Some(FigureSettings { kind, x: x?, y })
+}
+
+/// The entries of a map; anything else is reported.
+fn entries<'a>(what: &str, node: &'a Node, report: &mut Reporter) -> &'a [(Name, Node)] {
+    match &node.content {
+        Content::Map(entries) => return entries,
+        Content::Bad => {}
+        _ if node.is_null() && what == "report" => {}
+        _ => report.error(node.place, format!("`{what}: {}`: expected a map", node.shown()), None),
+    }
+    &[]
+}
+
+/// The items of a list, each read by `one`.
+fn each<T>(
+    what: &str,
+    node: &Node,
+    report: &mut Reporter,
+    one: impl Fn(&Node, &mut Reporter) -> Option<T>,
+) -> Vec<T> {
+    match &node.content {
+        Content::List(items) => return items.iter().filter_map(|item| one(item, report)).collect(),
+        Content::Bad => {}
+        _ if node.is_null() => {}
+        _ => report.error(node.place, format!("`{what}: {}`: expected a list", node.shown()), None),
+    }
+    vec![]
+}
+
+fn unknown(what: &str, name: &Name, known: &[&str], report: &mut Reporter) {
+    let message = format!("unknown key `{}` of a {what}: expected {}", shorten(&name.text), choice(known));
+    report.error(name.place, message, did_you_mean(&name.text, known.iter().copied()));
+}
+
+fn missing(what: &str, key: &str, node: &Node, report: &mut Reporter) {
+    if !matches!(node.content, Content::Bad) {
+        report.error(node.place, format!("a {what} needs `{key}`"), None);
+    }
+}
+
+fn word(key: &str, what: &str, node: &Node, known: &[&str], report: &mut Reporter) -> Option<String> {
+    let word = text(node, key, report)?;
+    if known.contains(&word.as_str()) {
+        return Some(word);
+    }
+    let of =
+        if known.is_empty() { "the sweep has none".into() } else { format!("expected {}", choice(known)) };
+    let help = did_you_mean(&word, known.iter().copied());
+    report.error(node.place, format!("`{key}: {}` is not {what}: {of}", node.shown()), help);
+    None
+}
+
+fn words(key: &str, what: &str, node: &Node, known: &[&str], report: &mut Reporter) -> Vec<String> {
+    each(key, node, report, |node, report| word(key, what, node, known, report))
+}
