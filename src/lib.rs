@@ -1,4 +1,5 @@
 //! `sweep`: YAML grids over semi-supervised segmentation of cardiac MR (MCSD), from the data to the paper's tables.
 
 pub mod spec;
+pub mod ops;
 pub mod rng;

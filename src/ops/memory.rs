@@ -1,0 +1,208 @@
+//! The allocator of the whole program: large blocks are kept and handed out again.
+//!
+//! A training step allocates and frees the same few dozen large buffers each time. Given back to the system, each of
+//! their pages would have to be faulted in and zeroed again in the next step (measured: a third of the whole step).
+//! Blocks of at least [`SMALLEST`] bytes are therefore kept in lists by size class; everything else goes straight to
+//! the system's allocator. Kept memory never makes the program larger than it has been with all blocks in use.
+#![expect(unsafe_code, reason = "an allocator is unsafe by contract")]
+#![expect(clippy::cast_ptr_alignment, reason = "blocks are aligned to cache lines")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+/// Smaller blocks are the system's business.
+const SMALLEST: usize = 256 << 10;
+/// Every kept block starts at a cache line.
+const ALIGN: usize = 64;
+/// Size classes per power of two: at most an eighth of a block is unused (and then never touched).
+const STEPS: usize = 8;
+/// Classes up to 2⁶³ bytes.
+const CLASSES: usize = STEPS * 46;
+
+struct Recycling(Mutex<Kept>);
+
+/// The kept blocks: for each class a list that runs through the first word of each block.
+struct Kept {
+    heads: [*mut u8; CLASSES],
+    /// Bytes in the lists.
+    free: usize,
+    /// Bytes in use.
+    used: usize,
+    /// The largest `used` so far.
+    peak: usize,
+}
+
+// SAFETY: the pointers are owned by the lists, which are only reached through the mutex.
+unsafe impl Send for Kept {}
+
+#[global_allocator]
+static ALLOCATOR: Recycling =
+    Recycling(Mutex::new(Kept { heads: [ptr::null_mut(); CLASSES], free: 0, used: 0, peak: 0 }));
+
+/// The class of a block of `size` ≥ [`SMALLEST`] bytes and the size of all blocks of that class.
+fn class(size: usize) -> (usize, usize) {
+    let octave = size.ilog2() as usize;
+    let step = (1usize << octave) / STEPS;
+    let steps = size.div_ceil(step);
+    // steps is in STEPS..=2·STEPS; the last belongs to the next octave.
+    let index = (octave - SMALLEST.ilog2() as usize) * STEPS + (steps - STEPS);
+    (index, steps * step)
+}
+
+fn is_kept(layout: Layout) -> bool {
+    layout.size() >= SMALLEST && layout.align() <= ALIGN && layout.size() < 1 << 60
+}
+
+fn block_layout(size: usize) -> Layout {
+    Layout::from_size_align(size, ALIGN).expect("sizes stay below 2⁶¹ bytes")
+}
+
+impl Kept {
+    fn pop(&mut self, index: usize, size: usize) -> Option<*mut u8> {
+        let head = self.heads[index];
+        if head.is_null() {
+            return None;
+        }
+        // SAFETY: a block in a list holds the next one's address in its first word.
+        self.heads[index] = unsafe { head.cast::<*mut u8>().read() };
+        self.free -= size;
+        Some(head)
+    }
+
+    /// Gives kept blocks back until `size` more bytes fit under the peak.
+    fn make_room(&mut self, size: usize) {
+        for index in (0..CLASSES).rev() {
+            let octave = SMALLEST << (index / STEPS);
+            let bytes = octave + octave / STEPS * (index % STEPS);
+            while self.free > 0 && self.used + self.free + size > self.peak {
+                let Some(block) = self.pop(index, bytes) else { break };
+                // SAFETY: the block came from the system with this layout and is in no list any more.
+                unsafe { System.dealloc(block, block_layout(bytes)) };
+            }
+        }
+    }
+}
+
+impl Recycling {
+    /// A block for `layout`; whether it is fresh from the system.
+    fn take(&self, layout: Layout, zeroed: bool) -> (*mut u8, bool) {
+        let (index, size) = class(layout.size());
+        {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let block = kept.pop(index, size);
+            if block.is_none() {
+                kept.make_room(size);
+            }
+            kept.used += size;
+            kept.peak = kept.peak.max(kept.used);
+            if let Some(block) = block {
+                return (block, false);
+            }
+        }
+        // SAFETY: the size is not zero.
+        let block = unsafe {
+            if zeroed { System.alloc_zeroed(block_layout(size)) } else { System.alloc(block_layout(size)) }
+        };
+        if block.is_null() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).used -= size;
+        }
+        (block, true)
+    }
+}
+
+// SAFETY: blocks come from the system with at least the size and alignment asked for; whether a block is kept
+// follows from its layout alone, which `dealloc` and `realloc` get again.
+unsafe impl GlobalAlloc for Recycling {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_kept(layout) {
+            return self.take(layout, false).0;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !is_kept(layout) {
+            // SAFETY: the caller's promise.
+            return unsafe { System.alloc_zeroed(layout) };
+        }
+        let (block, fresh) = self.take(layout, true);
+        if !fresh && !block.is_null() {
+            // SAFETY: the block has at least that many bytes.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if !is_kept(layout) {
+            // SAFETY: the caller's promise.
+            return unsafe { System.dealloc(block, layout) };
+        }
+        let (index, size) = class(layout.size());
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: nobody uses the block any more, and its first word is within it and aligned.
+        unsafe { block.cast::<*mut u8>().write(kept.heads[index]) };
+        kept.heads[index] = block;
+        kept.free += size;
+        kept.used -= size;
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let Ok(new) = Layout::from_size_align(new_size, layout.align()) else { return ptr::null_mut() };
+        match (is_kept(layout), is_kept(new)) {
+            // SAFETY: the caller's promise.
+            (false, false) => unsafe { System.realloc(block, layout, new_size) },
+            (true, true) if class(layout.size()) == class(new_size) => block,
+            _ => {
+                // SAFETY: two different blocks of at least the smaller size.
+                unsafe {
+                    let moved = self.alloc(new);
+                    if !moved.is_null() {
+                        ptr::copy_nonoverlapping(block, moved, layout.size().min(new_size));
+                        self.dealloc(block, layout);
+                    }
+                    moved
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_hold_what_they_are_asked_for() {
+        let mut last = (0, 0);
+        for size in (SMALLEST..SMALLEST * 9).step_by(4093) {
+            let (index, bytes) = class(size);
+            assert!(bytes >= size && bytes - size <= size / STEPS + 1, "{size} bytes in a block of {bytes}");
+            assert!(
+                index > last.0 && bytes > last.1 || (index, bytes) == last || last == (0, 0),
+                "classes ascend"
+            );
+            let octave = SMALLEST << (index / STEPS);
+            assert_eq!(bytes, octave + octave / STEPS * (index % STEPS), "an index names one size");
+            last = (index, bytes);
+        }
+        assert_eq!(class(SMALLEST).0, 0, "the first class");
+    }
+
+    #[test]
+    fn blocks_come_back_zeroed_and_keep_their_content_when_they_grow() {
+        let size = SMALLEST + 12_345;
+        for round in 0..3u8 {
+            let mut block = vec![0u8; size];
+            assert!(block.iter().all(|b| *b == 0), "zeroed memory is zero in round {round}");
+            block.fill(7 + round);
+            block.resize(3 * size, 1);
+            assert!(block[..size].iter().all(|b| *b == 7 + round), "content moves along");
+            block.truncate(100);
+            block.shrink_to_fit();
+            assert_eq!(block, [7 + round; 100], "also into a small block");
+        }
+    }
+}

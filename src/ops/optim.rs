@@ -1,0 +1,200 @@
+//! Optimisers, moving averages and the learning-rate schedule; each update is one pass, in place.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::buffer::{CHUNK, floats, tensor, update};
+use super::simd::multiversion;
+use super::tape::Gradients;
+
+multiversion! { fn sgd_chunk(w: &mut [f32], v: &mut [f32], g: &[f32], lr: f32, momentum: f32, decay: f32) {
+    for ((w, v), &g) in w.iter_mut().zip(v).zip(g) {
+        *v = *v * momentum + (g + decay * *w);
+        *w -= lr * *v;
+    }
+} }
+multiversion! { fn adam_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], c: [f32; 7]) {
+    let [shrink, beta1, rest1, beta2, rest2, step, eps_scaled] = c;
+    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+        *m = *m * beta1 + g * rest1;
+        *v = *v * beta2 + g * g * rest2;
+        // (√v/√bias + ε) with the bias multiplied out.
+        *w = *w * shrink - step * *m / (v.sqrt() + eps_scaled);
+    }
+} }
+multiversion! { fn ema_chunk(average: &mut [f32], value: &[f32], decay: f32, rest: f32) {
+    for (a, &v) in average.iter_mut().zip(value) {
+        *a = *a * decay + v * rest;
+    }
+} }
+
+/// Stochastic gradient descent as PyTorch's: v ← momentum·v + g + decay·w, w ← w − lr·v, from v = 0.
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    weight_decay: f64,
+    velocity: Vec<Vec<f32>>,
+}
+
+impl Sgd {
+    /// With momentum and (L2) weight decay, usually 0.9 and 1e-4.
+    pub fn new(momentum: f64, weight_decay: f64) -> Self {
+        Self { momentum, weight_decay, velocity: Vec::new() }
+    }
+
+    /// Updates `params` in place, always given in the same order; one without a gradient stays as it is.
+    pub fn step(&mut self, params: &[Tensor], grads: &Gradients, lr: f64) -> Result<()> {
+        fit(&mut self.velocity, params)?;
+        for (param, velocity) in params.iter().zip(&mut self.velocity) {
+            let Some(gradient) = grads.get(param) else { continue };
+            let gradient = floats(gradient)?;
+            let gradient: &[f32] = &gradient;
+            let (lr, momentum, decay) = (lr as f32, self.momentum as f32, self.weight_decay as f32);
+            update(param, |w| {
+                let work = w
+                    .par_chunks_mut(CHUNK)
+                    .zip(velocity.par_chunks_mut(CHUNK))
+                    .zip(gradient.par_chunks(CHUNK));
+                work.for_each(|((w, v), g)| sgd_chunk(w, v, g, lr, momentum, decay));
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What a checkpoint has to keep, by name.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        named("velocity", &self.velocity)
+    }
+
+    /// Takes back what [`state`](Self::state) gave.
+    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
+        self.velocity = from_named("velocity", state)?;
+        Ok(())
+    }
+}
+
+/// Adam with decoupled weight decay, as `torch.optim.AdamW`.
+#[derive(Debug)]
+pub struct AdamW {
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    steps: u64,
+    first: Vec<Vec<f32>>,
+    second: Vec<Vec<f32>>,
+}
+
+impl AdamW {
+    /// With PyTorch's names; its defaults are 0.9, 0.999, 1e-8 and 0.01.
+    pub fn new(beta1: f64, beta2: f64, eps: f64, weight_decay: f64) -> Self {
+        Self { beta1, beta2, eps, weight_decay, steps: 0, first: Vec::new(), second: Vec::new() }
+    }
+
+    /// Updates `params` in place, always given in the same order; one without a gradient stays as it is.
+    pub fn step(&mut self, params: &[Tensor], grads: &Gradients, lr: f64) -> Result<()> {
+        fit(&mut self.first, params)?;
+        fit(&mut self.second, params)?;
+        self.steps += 1;
+        let power = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        let (bias1, bias2) = (power(self.beta1), power(self.beta2).sqrt());
+        let constants = [
+            1.0 - lr * self.weight_decay,
+            self.beta1,
+            1.0 - self.beta1,
+            self.beta2,
+            1.0 - self.beta2,
+            lr / bias1 * bias2,
+            self.eps * bias2,
+        ]
+        .map(|c| c as f32);
+        for ((param, m), v) in params.iter().zip(&mut self.first).zip(&mut self.second) {
+            let Some(gradient) = grads.get(param) else { continue };
+            let gradient = floats(gradient)?;
+            let gradient: &[f32] = &gradient;
+            update(param, |w| {
+                let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
+                let work = w.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
+                work.for_each(|((w, (m, v)), g)| adam_chunk(w, m, v, g, constants));
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What a checkpoint has to keep, by name.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut state = named("first", &self.first)?;
+        state.extend(named("second", &self.second)?);
+        state.push(("steps".into(), tensor(vec![self.steps as i64], ())?));
+        Ok(state)
+    }
+
+    /// Takes back what [`state`](Self::state) gave.
+    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
+        let steps = state.iter().find(|(name, _)| name == "steps");
+        let (_, steps) = steps.context("the optimiser's state lacks `steps`")?;
+        self.steps = steps.to_scalar::<i64>()? as u64;
+        self.first = from_named("first", state)?;
+        self.second = from_named("second", state)?;
+        Ok(())
+    }
+}
+
+/// Makes `state` one zeroed buffer per parameter on first use.
+fn fit(state: &mut Vec<Vec<f32>>, params: &[Tensor]) -> Result<()> {
+    if state.is_empty() {
+        *state = params.iter().map(|p| vec![0.0; p.elem_count()]).collect();
+    }
+    let fits =
+        state.len() == params.len() && state.iter().zip(params).all(|(s, p)| s.len() == p.elem_count());
+    ensure!(
+        fits,
+        "the optimiser's state belongs to other parameters ({} of them, now {})",
+        state.len(),
+        params.len()
+    );
+    Ok(())
+}
+
+fn named(kind: &str, buffers: &[Vec<f32>]) -> Result<Vec<(String, Tensor)>> {
+    let name =
+        |(i, values): (usize, &Vec<f32>)| Ok((format!("{kind}.{i}"), tensor(values.clone(), values.len())?));
+    buffers.iter().enumerate().map(name).collect()
+}
+
+fn from_named(kind: &str, state: &[(String, Tensor)]) -> Result<Vec<Vec<f32>>> {
+    let mut found = Vec::new();
+    for (name, values) in state {
+        let Some(index) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) else { continue };
+        let index: usize =
+            index.parse().with_context(|| format!("`{name}` is no name of an optimiser's state"))?;
+        found.push((index, floats(&values.flatten_all()?)?.to_vec()));
+    }
+    found.sort_by_key(|(index, _)| *index);
+    let complete = found.iter().enumerate().all(|(i, (index, _))| i == *index);
+    ensure!(complete, "the optimiser's state has gaps in `{kind}`");
+    Ok(found.into_iter().map(|(_, values)| values).collect())
+}
+
+/// average ← decay·average + (1 − decay)·value, in place, pair by pair.
+pub fn ema(average: &[Tensor], values: &[Tensor], decay: f64) -> Result<()> {
+    ensure!(average.len() == values.len(), "{} averages of {} values", average.len(), values.len());
+    let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
+    for (average, value) in average.iter().zip(values) {
+        ensure!(average.dims() == value.dims(), "shapes {:?} and {:?} differ", average.dims(), value.dims());
+        let value = floats(value)?;
+        let value: &[f32] = &value;
+        update(average, |a| {
+            a.par_chunks_mut(CHUNK)
+                .zip(value.par_chunks(CHUNK))
+                .for_each(|(a, v)| ema_chunk(a, v, decay, rest));
+        })?;
+    }
+    Ok(())
+}
+
+/// base·(1 − step/total)^power; 0 from `total` on.
+pub fn poly_lr(base: f64, step: usize, total: usize, power: f64) -> f64 {
+    if step >= total { 0.0 } else { base * (1.0 - step as f64 / total as f64).powf(power) }
+}

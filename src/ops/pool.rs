@@ -1,0 +1,127 @@
+//! Halving: maximum and average over 2×2.
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+
+use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::simd::multiversion;
+use super::tape::{Tape, Var};
+
+multiversion! { fn max_plane(x: &[f32], y: &mut [f32], w: usize, ow: usize) {
+    for (rows, out) in x.chunks(2 * w).zip(y.chunks_mut(ow)) {
+        let (top, bottom) = rows.split_at(w);
+        for ((out, t), b) in out.iter_mut().zip(top.chunks_exact(2)).zip(bottom.chunks_exact(2)) {
+            let first = if t[1] > t[0] { t[1] } else { t[0] };
+            let second = if b[1] > b[0] { b[1] } else { b[0] };
+            *out = if second > first { second } else { first };
+        }
+    }
+} }
+// The gradient goes to the first maximum in reading order, as in PyTorch.
+multiversion! { fn max_plane_back(x: &[f32], g: &[f32], dx: &mut [f32], w: usize, ow: usize) {
+    for ((rows, out), g) in x.chunks(2 * w).zip(dx.chunks_mut(2 * w)).zip(g.chunks(ow)) {
+        let (top, bottom) = rows.split_at(w);
+        let (out_top, out_bottom) = out.split_at_mut(w);
+        let inputs = top.chunks_exact(2).zip(bottom.chunks_exact(2));
+        let outputs = out_top.chunks_exact_mut(2).zip(out_bottom.chunks_exact_mut(2));
+        for (((t, b), (dt, db)), &g) in inputs.zip(outputs).zip(g) {
+            let right = t[1] > t[0];
+            let first = if right { t[1] } else { t[0] };
+            let right_below = b[1] > b[0];
+            let second = if right_below { b[1] } else { b[0] };
+            let below = second > first;
+            dt[0] = if !below && !right { g } else { 0.0 };
+            dt[1] = if !below && right { g } else { 0.0 };
+            db[0] = if below && !right_below { g } else { 0.0 };
+            db[1] = if below && right_below { g } else { 0.0 };
+        }
+    }
+} }
+multiversion! { fn average_plane(x: &[f32], y: &mut [f32], w: usize, ow: usize) {
+    for (rows, out) in x.chunks(2 * w).zip(y.chunks_mut(ow)) {
+        let (top, bottom) = rows.split_at(w);
+        for ((out, t), b) in out.iter_mut().zip(top.chunks_exact(2)).zip(bottom.chunks_exact(2)) {
+            *out = 0.25 * (t[0] + t[1] + b[0] + b[1]);
+        }
+    }
+} }
+multiversion! { fn average_plane_back(g: &[f32], dx: &mut [f32], w: usize, ow: usize) {
+    for (out, g) in dx.chunks_mut(2 * w).zip(g.chunks(ow)) {
+        for row in out.chunks_mut(w) {
+            for (pair, &g) in row.chunks_exact_mut(2).zip(g) {
+                pair[0] = 0.25 * g;
+                pair[1] = 0.25 * g;
+            }
+        }
+    }
+} }
+
+/// Sizes of a halving; the rows that a plane of `h` rows gives to it (an odd last row or column is left out).
+struct Halving {
+    dims: (usize, usize, usize, usize),
+    out: (usize, usize),
+    used: usize,
+    grain: usize,
+}
+
+impl Halving {
+    fn of(x: &Var) -> Result<Self> {
+        let (b, c, h, w) = x.dims4()?;
+        ensure!(h >= 2 && w >= 2 && b * c > 0, "cannot halve a value of shape {:?}", x.dims());
+        let grain = (CHUNK / (h * w)).max(1);
+        Ok(Self { dims: (b, c, h, w), out: (h / 2, w / 2), used: h / 2 * 2 * w, grain })
+    }
+
+    fn forward(&self, x: &[f32], kernel: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+        let (b, c, h, w) = self.dims;
+        let size = self.out.0 * self.out.1;
+        let mut y = uninit(b * c * size);
+        let work = y.par_chunks_mut(size).zip(x.par_chunks(h * w)).with_min_len(self.grain);
+        work.for_each(|(y, x)| kernel(&x[..self.used], y));
+        y
+    }
+
+    fn backward(&self, g: &[f32], kernel: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Vec<f32> {
+        let (b, c, h, w) = self.dims;
+        let size = self.out.0 * self.out.1;
+        let len = b * c * h * w;
+        // Odd sizes leave elements that no output depends on.
+        let mut dx = if h % 2 + w % 2 == 0 { uninit(len) } else { vec![0.0; len] };
+        let work = dx.par_chunks_mut(h * w).zip(g.par_chunks(size)).enumerate().with_min_len(self.grain);
+        work.for_each(|(plane, (dx, g))| kernel(plane, g, &mut dx[..self.used]));
+        dx
+    }
+}
+
+impl Tape {
+    /// The maximum over 2×2 blocks, `[B,C,H,W]` → [B,C,⌊H/2⌋,⌊W/2⌋]; of equal values the first gets the gradient.
+    pub fn max_pool2(&self, x: &Var) -> Result<Var> {
+        let halving = Halving::of(x)?;
+        let (b, c, h, w) = halving.dims;
+        let (oh, ow) = halving.out;
+        let y = halving.forward(&floats(x.value())?, |x, y| max_plane(x, y, w, ow));
+        let input = x.clone();
+        self.record(tensor(y, (b, c, oh, ow))?, &[x], move |g, sink| {
+            let values = floats(input.value())?;
+            let values: &[f32] = &values;
+            let dx = halving.backward(&g, |plane, g, dx| {
+                max_plane_back(&values[plane * h * w..][..dx.len()], g, dx, w, ow);
+            });
+            sink.add(input.node, dx);
+            Ok(())
+        })
+    }
+
+    /// The average over 2×2 blocks, `[B,C,H,W]` → [B,C,⌊H/2⌋,⌊W/2⌋].
+    pub fn avg_pool2(&self, x: &Var) -> Result<Var> {
+        let halving = Halving::of(x)?;
+        let (b, c, _, w) = halving.dims;
+        let (oh, ow) = halving.out;
+        let y = halving.forward(&floats(x.value())?, |x, y| average_plane(x, y, w, ow));
+        let node = x.node;
+        self.record(tensor(y, (b, c, oh, ow))?, &[x], move |g, sink| {
+            sink.add(node, halving.backward(&g, |_, g, dx| average_plane_back(g, dx, w, ow)));
+            Ok(())
+        })
+    }
+}

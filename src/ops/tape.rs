@@ -1,0 +1,262 @@
+//! The tape: values are computed at once, what the backward pass needs is written down behind them.
+//!
+//! A step is: `Tape::new`, `param` for every weight that learns, ops, `backward`. The tape is used once: `backward`
+//! plays it from its end and frees what each op had saved as soon as it has been used.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Shape, Tensor, TensorId};
+use rayon::prelude::*;
+
+use super::buffer::{self, CHUNK};
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Gradients are recorded; batch statistics (running ones are updated) and dropout.
+    Train,
+    /// As `Train`, without gradients: a teacher in train mode.
+    TrainNoGrad,
+    /// No gradients, running statistics, no dropout.
+    Eval,
+}
+
+impl Mode {
+    /// Batch statistics and dropout are on.
+    pub fn trains(self) -> bool {
+        self != Self::Eval
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NodeId {
+    tape: u64,
+    index: usize,
+}
+
+/// A value of a [`Tape`]: a contiguous f32 tensor on the CPU, and where its gradient goes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    pub(super) node: Option<NodeId>,
+}
+
+impl Var {
+    /// The numbers.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The same numbers as a constant: no gradient flows through it.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self { value: self.value.clone(), node: None }
+    }
+
+    /// The sizes of its axes.
+    pub fn dims(&self) -> &[usize] {
+        self.value.dims()
+    }
+
+    /// The four sizes of an NCHW value.
+    pub fn dims4(&self) -> Result<(usize, usize, usize, usize)> {
+        Ok(self.value.dims4()?)
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.value.elem_count()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of a value with one element (a loss).
+    pub fn scalar(&self) -> Result<f32> {
+        let values = buffer::floats(&self.value)?;
+        ensure!(values.len() == 1, "a value of shape {:?} is not a scalar", self.dims());
+        Ok(values[0])
+    }
+}
+
+/// Gradients by parameter, as [`Tape::backward`] returns them.
+#[derive(Debug, Default)]
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    /// The gradient of `param`, of its shape; `None` where the loss does not depend on it.
+    pub fn get(&self, param: &Tensor) -> Option<&Tensor> {
+        self.0.get(&param.id())
+    }
+
+    /// Sets the gradient of `param` (tests, clipping).
+    pub fn insert(&mut self, param: &Tensor, gradient: Tensor) {
+        self.0.insert(param.id(), gradient);
+    }
+
+    /// The number of parameters that have a gradient.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no parameter has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Gradients on their way back. An op gets that of its output and adds those of its inputs.
+pub(super) struct Sink(Vec<Option<Vec<f32>>>);
+
+impl Sink {
+    /// Adds `gradient` to that of `node`; nothing happens for a constant.
+    pub(super) fn add(&mut self, node: Option<NodeId>, gradient: Vec<f32>) {
+        let Some(node) = node else { return };
+        match &mut self.0[node.index] {
+            Some(sum) => add_into(sum, &gradient),
+            empty => *empty = Some(gradient),
+        }
+    }
+
+    /// Takes what has arrived at `node` so far, so that a kernel can add to it in place; give it back with `add`.
+    pub(super) fn take(&mut self, node: Option<NodeId>) -> Option<Vec<f32>> {
+        self.0[node?.index].take()
+    }
+}
+
+/// `sum += other`, in parallel.
+pub(super) fn add_into(sum: &mut [f32], other: &[f32]) {
+    debug_assert_eq!(sum.len(), other.len(), "gradients of one value have one size");
+    sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(sum, other)| {
+        sum.iter_mut().zip(other).for_each(|(s, o)| *s += o);
+    });
+}
+
+type Backward = Box<dyn FnOnce(Vec<f32>, &mut Sink) -> Result<()>>;
+
+enum Node {
+    Leaf { id: TensorId, shape: Shape },
+    Op(Backward),
+}
+
+/// Records ops and plays their gradients back. See the module's documentation.
+pub struct Tape {
+    id: u64,
+    mode: Mode,
+    seed: u64,
+    draws: Cell<u64>,
+    nodes: RefCell<Vec<Node>>,
+    leaves: RefCell<HashMap<TensorId, usize>>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tape({:?}, {} nodes)", self.mode, self.nodes.borrow().len())
+    }
+}
+
+impl Tape {
+    /// An empty tape. `seed` decides the dropout masks: one tape per step, with a seed per step.
+    pub fn new(mode: Mode, seed: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            mode,
+            seed,
+            draws: Cell::new(0),
+            nodes: RefCell::default(),
+            leaves: RefCell::default(),
+        }
+    }
+
+    /// What this pass is for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A value to learn. The same tensor given twice is one leaf: its gradients add up.
+    pub fn param(&self, tensor: &Tensor) -> Var {
+        if self.mode != Mode::Train {
+            return self.constant(tensor);
+        }
+        let id = tensor.id();
+        let index = *self.leaves.borrow_mut().entry(id).or_insert_with(|| {
+            let mut nodes = self.nodes.borrow_mut();
+            nodes.push(Node::Leaf { id, shape: tensor.shape().clone() });
+            nodes.len() - 1
+        });
+        Var { value: contiguous(tensor), node: Some(NodeId { tape: self.id, index }) }
+    }
+
+    /// A value without a gradient: data, a teacher's output.
+    pub fn constant(&self, tensor: &Tensor) -> Var {
+        Var { value: contiguous(tensor), node: None }
+    }
+
+    /// The gradients of the scalar `loss`; empties the tape.
+    pub fn backward(&self, loss: &Var) -> Result<Gradients> {
+        ensure!(
+            loss.len() == 1,
+            "backward starts from a scalar, not from a value of shape {:?}",
+            loss.dims()
+        );
+        let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
+        self.leaves.borrow_mut().clear();
+        let mut found = HashMap::new();
+        let Some(start) = loss.node else { return Ok(Gradients(found)) };
+        ensure!(
+            start.tape == self.id && start.index < nodes.len(),
+            "the loss is not on this tape, or backward was called twice"
+        );
+        let mut sink = Sink((0..nodes.len()).map(|_| None).collect());
+        sink.0[start.index] = Some(vec![1.0]);
+        while let Some(node) = nodes.pop() {
+            let Some(gradient) = sink.0.pop().flatten() else { continue };
+            match node {
+                Node::Op(backward) => backward(gradient, &mut sink)?,
+                Node::Leaf { id, shape } => {
+                    found.insert(id, buffer::tensor(gradient, shape)?);
+                }
+            }
+        }
+        Ok(Gradients(found))
+    }
+
+    /// Writes an op down: its output, its inputs, and how the output's gradient becomes theirs.
+    pub(super) fn record(
+        &self,
+        value: Tensor,
+        inputs: &[&Var],
+        backward: impl FnOnce(Vec<f32>, &mut Sink) -> Result<()> + 'static,
+    ) -> Result<Var> {
+        debug_assert_eq!(value.dtype(), DType::F32, "values of a tape are f32");
+        let mut wanted = false;
+        for node in inputs.iter().filter_map(|input| input.node) {
+            ensure!(node.tape == self.id, "an input belongs to another tape; detach it to use its value");
+            wanted = true;
+        }
+        if !wanted {
+            return Ok(Var { value, node: None });
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node::Op(Box::new(backward)));
+        Ok(Var { value, node: Some(NodeId { tape: self.id, index: nodes.len() - 1 }) })
+    }
+
+    /// The key of the next random op of this tape: the same sequence of ops draws the same masks.
+    pub(super) fn next_key(&self) -> u64 {
+        let draw = self.draws.get();
+        self.draws.set(draw + 1);
+        super::random::mix(self.seed ^ super::random::mix(draw.wrapping_add(0x9E37_79B9_7F4A_7C15)))
+    }
+}
+
+fn contiguous(tensor: &Tensor) -> Tensor {
+    // A failure here (another device) shows up with a message in the op that uses the value.
+    tensor.contiguous().unwrap_or_else(|_| tensor.clone())
+}
