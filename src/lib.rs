@@ -2,4 +2,6 @@
 
 pub mod spec;
 pub mod ops;
+pub mod nn;
+pub mod diffusion;
 pub mod rng;

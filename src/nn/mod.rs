@@ -1,0 +1,9 @@
+//! Networks: named parameters, layers, and the U-Net of SSL4MIS.
+
+pub mod params;
+pub mod file;
+pub mod layers;
+pub mod unet;
+
+#[cfg(test)]
+pub(crate) mod testing;
