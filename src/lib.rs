@@ -4,4 +4,6 @@ pub mod spec;
 pub mod ops;
 pub mod nn;
 pub mod diffusion;
+pub mod metrics;
+pub mod stats;
 pub mod rng;
