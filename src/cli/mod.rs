@@ -1,0 +1,166 @@
+//! The command line: one file per command. The only part that prints.
+//!
+//! Exit codes: 0 all done, 1 something failed, 2 the input is wrong, 130 interrupted.
+
+mod pipeline;
+mod plan;
+mod progress;
+mod report;
+mod run;
+mod stage;
+mod status;
+mod table;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::spec::Diagnostics;
+
+/// YAML grids over semi-supervised segmentation of cardiac MR, from the data to tables and figures
+///
+/// A sweep file names settings and the values to try. `sweep run` turns it into points, the points into stages that
+/// are shared wherever they are equal, runs what is not finished yet, and writes tables, figures and a report. What is
+/// finished stays finished: running the same command again is the recovery from everything.
+#[derive(Debug, Parser)]
+#[command(name = "sweep", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sweep run quickstart                       run sweeps/quickstart.yaml on generated data
+  sweep plan ablation.yaml                   what would run, what is shared, what is done
+  sweep run ablation.yaml --set seed=0       one value of an axis only
+  sweep run ablation.yaml --set data.name=acdc --set data.root=data/ACDC
+  sweep status ablation.yaml                 how far it is, and what failed
+
+Exit codes: 0 all done, 1 something failed, 2 the input is wrong, 130 interrupted";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Plan(plan::Args),
+    Status(status::Args),
+    Report(report::Args),
+    Stage(stage::Args),
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Failed,
+    BadInput,
+    Interrupted,
+}
+
+impl From<Ending> for ExitCode {
+    fn from(ending: Ending) -> Self {
+        Self::from(match ending {
+            Ending::Done => 0,
+            Ending::Failed => 1,
+            Ending::BadInput => 2,
+            Ending::Interrupted => crate::exec::INTERRUPTED,
+        })
+    }
+}
+
+/// What is wrong with what a person gave; found before any work.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct BadInput(anyhow::Error);
+
+/// Marks errors as the input's.
+trait OrBadInput<T> {
+    fn or_bad_input(self) -> Result<T>;
+}
+
+impl<T> OrBadInput<T> for Result<T> {
+    fn or_bad_input(self) -> Result<T> {
+        self.map_err(|error| BadInput(error).into())
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // where even this cannot be printed, the exit code is left
+            return ExitCode::from(error.exit_code().clamp(0, 255) as u8);
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Stage(args) => Ok(stage::run(&args)),
+    };
+    result.unwrap_or_else(|error| explain(&error)).into()
+}
+
+/// Prints an error with its causes.
+fn explain(error: &anyhow::Error) -> Ending {
+    let (error, ending) = match error.downcast_ref::<BadInput>() {
+        Some(BadInput(error)) => (error, Ending::BadInput),
+        None => (error, Ending::Failed),
+    };
+    if let Some(diagnostics) = error.downcast_ref::<Diagnostics>() {
+        tell(&diagnostics.to_string()); // says `error: …` of each itself
+    } else {
+        tell(&format!("error: {}", with_causes(error)));
+    }
+    ending
+}
+
+/// An error and, on a line each, its causes.
+fn with_causes(error: &anyhow::Error) -> String {
+    let texts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    texts.join("\n  because: ")
+}
+
+/// Prints results, on standard output. A reader that has gone (`| head`) is no error.
+fn say(text: &str) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints what is not a result, on standard error.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}"); // nowhere is left to say that this failed
+}
+
+/// `1 point`, `2 points`.
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_of_all_commands_hold() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_follow_an_error_line_by_line() {
+        let error =
+            anyhow::anyhow!("No such file").context("cannot read slices/a.h5").context("data set `acdc`");
+        let text = with_causes(&error);
+        assert_eq!(text, "data set `acdc`\n  because: cannot read slices/a.h5\n  because: No such file");
+    }
+}

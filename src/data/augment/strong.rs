@@ -1,0 +1,140 @@
+//! The strong augmentation of grey images: brightness and contrast, and a Gaussian blur.
+
+use rand::Rng;
+
+use crate::spec::settings::AugmentSettings;
+
+/// Brightness and contrast factors lie in 1 ± this.
+const JITTER: f64 = 0.5;
+/// The blur's standard deviation lies in this range, in pixels of the training image.
+const BLUR: (f64, f64) = (0.1, 2.0);
+
+/// A strong augmentation, to be applied to a weakly augmented image. Saturation and hue, which the colour jitter of
+/// the source also changes, do nothing on grey images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Strong {
+    jitter: Option<Jitter>,
+    /// Standard deviation in pixels.
+    blur: Option<f32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Jitter {
+    brightness: f32,
+    contrast: f32,
+    brightness_first: bool,
+}
+
+impl Strong {
+    /// Draws one: with probability `jitter`, brightness and contrast by factors U(0.5, 1.5) in random order; with
+    /// probability `blur`, a Gaussian blur of σ ~ U(0.1, 2) pixels.
+    pub fn draw(rng: &mut impl Rng, settings: &AugmentSettings) -> Self {
+        let jitter = (rng.random::<f64>() < settings.jitter).then(|| Jitter {
+            brightness: rng.random_range(1.0 - JITTER..1.0 + JITTER) as f32,
+            contrast: rng.random_range(1.0 - JITTER..1.0 + JITTER) as f32,
+            brightness_first: rng.random_bool(0.5),
+        });
+        let blur = (rng.random::<f64>() < settings.blur).then(|| rng.random_range(BLUR.0..BLUR.1) as f32);
+        Self { jitter, blur }
+    }
+
+    /// Applies it to an image `side`×`side` in `[0, 1]`, which is quantised to 8 bits first ([`quantise`]); the result
+    /// lies in `[0, 1]`. Unlike PIL, which truncates to 8 bits after each operation, the operations keep full precision,
+    /// and the blur is a true Gaussian with repeated edges (PIL's is three box blurs).
+    pub fn apply(&self, image: &mut [f32], side: usize) {
+        quantise(image);
+        if let Some(jitter) = self.jitter {
+            let brighten = |image: &mut [f32]| scale_about(image, 0.0, jitter.brightness);
+            if jitter.brightness_first {
+                brighten(image);
+            }
+            let mean = image.iter().map(|&value| f64::from(value)).sum::<f64>() / image.len().max(1) as f64;
+            scale_about(image, (255.0 * mean + 0.5).floor() as f32 / 255.0, jitter.contrast);
+            if !jitter.brightness_first {
+                brighten(image);
+            }
+        }
+        if let Some(sigma) = self.blur {
+            convolve(image, side, side, &gaussian(sigma));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Strong {
+    /// One with these (brightness, contrast, brightness first) and this blur.
+    pub(super) fn fixed(jitter: Option<(f32, f32, bool)>, blur: Option<f32>) -> Self {
+        let jitter = jitter.map(|(brightness, contrast, brightness_first)| Jitter {
+            brightness,
+            contrast,
+            brightness_first,
+        });
+        Self { jitter, blur }
+    }
+
+    pub(super) fn has_jitter(&self) -> bool {
+        self.jitter.is_some()
+    }
+
+    pub(super) fn has_blur(&self) -> bool {
+        self.blur.is_some()
+    }
+}
+
+/// m + f·(x − m), clipped to `[0, 1]`.
+fn scale_about(image: &mut [f32], mean: f32, factor: f32) {
+    for value in image {
+        *value = (mean + factor * (*value - mean)).clamp(0.0, 1.0);
+    }
+}
+
+/// Rounds an image in `[0, 1]` to the 256 levels of 8 bits, as unlabelled images go through on their way to the strong
+/// augmentation.
+pub fn quantise(image: &mut [f32]) {
+    for value in image {
+        *value = (255.0 * *value).round() / 255.0;
+    }
+}
+
+/// The taps from the centre outwards of a normalised Gaussian of standard deviation `sigma` pixels, cut off at 3σ.
+pub(in crate::data) fn gaussian(sigma: f32) -> Vec<f32> {
+    let radius = (3.0 * sigma).ceil() as usize;
+    let taps: Vec<f32> = (0..=radius).map(|k| (-0.5 * (k as f32 / sigma).powi(2)).exp()).collect();
+    let sum = taps[0] + 2.0 * taps[1..].iter().sum::<f32>();
+    taps.into_iter().map(|tap| tap / sum).collect()
+}
+
+/// Convolves rows and columns of a `height`×`width` image with the symmetric kernel whose taps from the centre
+/// outwards are `taps`; edges are repeated.
+pub(in crate::data) fn convolve(image: &mut [f32], height: usize, width: usize, taps: &[f32]) {
+    let radius = taps.len() - 1;
+    let mut padded = vec![0.0; width + 2 * radius];
+    for row in image.chunks_exact_mut(width) {
+        padded[..radius].fill(row[0]);
+        padded[radius..radius + width].copy_from_slice(row);
+        padded[radius + width..].fill(row[width - 1]);
+        for (x, value) in row.iter_mut().enumerate() {
+            let centre = x + radius;
+            let sides = taps.iter().enumerate().skip(1);
+            *value = taps[0] * padded[centre]
+                + sides.map(|(k, tap)| tap * (padded[centre - k] + padded[centre + k])).sum::<f32>();
+        }
+    }
+    // Columns, a whole row at a time.
+    let source = image.to_vec();
+    let row_of = |y: isize| {
+        let y = y.clamp(0, height as isize - 1) as usize;
+        &source[y * width..(y + 1) * width]
+    };
+    for (y, row) in image.chunks_exact_mut(width).enumerate() {
+        for (value, centre) in row.iter_mut().zip(row_of(y as isize)) {
+            *value = taps[0] * centre;
+        }
+        for (k, tap) in taps.iter().enumerate().skip(1) {
+            let (above, below) = (row_of(y as isize - k as isize), row_of(y as isize + k as isize));
+            for ((value, above), below) in row.iter_mut().zip(above).zip(below) {
+                *value += tap * (above + below);
+            }
+        }
+    }
+}

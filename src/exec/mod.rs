@@ -1,0 +1,157 @@
+//! From a plan to finished stages: which stage may run ([`queue`](self)), where it runs ([`Executor`]), what it says
+//! while it does ([`Line`]), and what comes out ([`Outcome`]).
+//!
+//! Every executor starts the same command, `sweep stage KEY…`: one stage, or the stages of one group, in one process.
+//! Work emits, reporters print.
+
+mod engine;
+mod forecast;
+mod local;
+mod queue;
+mod worker;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::stage::event::Event;
+use crate::store::key::Key;
+
+pub use engine::{Notice, Options, Outcome, Reporter, Summary, run};
+pub use forecast::Left;
+pub use local::Local;
+pub use worker::{Runner, Verdict, Worker};
+
+/// The exit status of a worker that was asked to stop and did, its checkpoint saved.
+pub const INTERRUPTED: u8 = 130;
+
+/// What an engine writes to a worker's standard input to have it stop. The end of that input means the same, so that
+/// workers also stop when their engine is killed.
+pub const STOP: &str = "stop";
+
+/// Work for one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// A number that no other task of this run has.
+    pub id: usize,
+    /// The stages, in the order of the plan.
+    pub keys: Vec<Key>,
+    /// CPU threads it may use.
+    pub threads: usize,
+}
+
+/// Where tasks run.
+pub trait Executor {
+    /// Starts a task.
+    ///
+    /// # Errors
+    /// Where it cannot be started; then nothing more is heard of it.
+    fn submit(&mut self, task: &Task) -> Result<()>;
+
+    /// What happened since the last call; waits up to `patience` for something to.
+    fn poll(&mut self, patience: Duration) -> Result<Vec<Update>>;
+
+    /// Asks all running tasks to save a checkpoint and stop or, with `now`, ends them.
+    fn cancel(&mut self, now: bool);
+}
+
+/// What an executor has to say about a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// A line that it wrote.
+    Line(Line),
+    /// It is over. All of its lines came before.
+    Exited {
+        /// The task's number.
+        task: usize,
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By its own decision; its lines say what became of each stage.
+    Orderly,
+    /// It was asked to stop and did.
+    Interrupted,
+    /// It died: of a signal, for want of memory, with its machine.
+    Died(String),
+}
+
+/// One line of a worker's standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// The stage that it is about.
+    pub key: Key,
+    /// What it says.
+    #[serde(flatten)]
+    pub message: Message,
+}
+
+impl Line {
+    /// The stage `key` failed.
+    pub fn failed(key: &Key, message: &str) -> Self {
+        let message = message.to_owned();
+        Self { key: key.clone(), message: Message::Life(Life::Failed { message }) }
+    }
+}
+
+/// What a worker says of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// The stage itself speaks.
+    Stage(Event),
+    /// Something became of it.
+    Life(Life),
+}
+
+/// The life of a stage in a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Life {
+    /// Another process computes it; this one waits for the result.
+    Waiting {
+        /// That process, where known.
+        holder: Option<u32>,
+    },
+    /// Its computation starts.
+    Started,
+    /// It is in the store.
+    Finished {
+        /// Seconds of work over all tries.
+        seconds: f64,
+        /// Whether another process had finished it meanwhile.
+        shared: bool,
+    },
+    /// It failed.
+    Failed {
+        /// Why, with all causes, on one line.
+        message: String,
+    },
+    /// It was asked to stop and did; what was done is saved.
+    Interrupted,
+}
+
+/// Counts the requests to stop: none, one (save and stop), two or more (stop now).
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    /// One more request.
+    pub fn request(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}

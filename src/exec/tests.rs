@@ -1,0 +1,418 @@
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::bail;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::plan::{Plan, PlannedStage};
+use crate::stage::{Context, Interrupted, Parent, StageKind, StageSpec};
+use crate::store::{Store, files};
+
+/// A plan of stages written as `name` or `name <- parent parent`, where the part of the name before `/` is its group.
+fn plan(lines: &[&str]) -> Plan {
+    let key = |name: &str| Key::of(name.as_bytes());
+    let stage = |line: &&str| {
+        let (name, parents) = line.split_once(" <- ").unwrap_or((line, ""));
+        let parents = parents.split_whitespace().map(|p| Parent { role: p.into(), key: key(p) }).collect();
+        let spec = StageSpec {
+            kind: StageKind::Train,
+            settings: json!({"name": name}),
+            local: json!(null),
+            parents,
+        };
+        let group = name.split_once('/').map(|(group, _)| group.to_owned());
+        PlannedStage { key: key(name), spec, label: name.into(), group, points: vec![] }
+    };
+    Plan { name: "test".into(), points: vec![], stages: lines.iter().map(stage).collect() }
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    (dir, store)
+}
+
+/// Runs each task in this thread when it is polled for, by a worker with the `runner` of the test.
+struct InProcess<'a> {
+    store: &'a Store,
+    runner: &'a Runner<'a>,
+    /// Called before a task; a text means that its process dies with it.
+    dies: &'a dyn Fn(&Task) -> Option<String>,
+    tasks: VecDeque<Task>,
+    stop: AtomicBool,
+    /// What was submitted, as the names of the stages and the threads.
+    submitted: Vec<(Vec<Key>, usize)>,
+    most_at_once: usize,
+}
+
+impl<'a> InProcess<'a> {
+    fn new(store: &'a Store, runner: &'a Runner<'a>) -> Self {
+        Self {
+            store,
+            runner,
+            dies: &|_| None,
+            tasks: VecDeque::new(),
+            stop: AtomicBool::new(false),
+            submitted: Vec::new(),
+            most_at_once: 0,
+        }
+    }
+}
+
+impl Executor for InProcess<'_> {
+    fn submit(&mut self, task: &Task) -> Result<()> {
+        self.submitted.push((task.keys.clone(), task.threads));
+        self.tasks.push_back(task.clone());
+        self.most_at_once = self.most_at_once.max(self.tasks.len());
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Duration) -> Result<Vec<Update>> {
+        let Some(task) = self.tasks.pop_front() else { return Ok(vec![]) };
+        if let Some(how) = (self.dies)(&task) {
+            return Ok(vec![Update::Exited { task: task.id, exit: Exit::Died(how) }]);
+        }
+        let lines = RefCell::new(Vec::new());
+        // Through JSON, as between processes.
+        let emit = |line: Line| {
+            let text = serde_json::to_string(&line).unwrap();
+            lines.borrow_mut().push(Update::Line(serde_json::from_str(&text).unwrap()));
+        };
+        let worker = Worker {
+            store: self.store,
+            threads: task.threads,
+            emit: &emit,
+            stop: &self.stop,
+            run: self.runner,
+        };
+        let exit = match worker.work(&task.keys).0 {
+            Verdict::Interrupted => Exit::Interrupted,
+            Verdict::Done | Verdict::Failed => Exit::Orderly,
+        };
+        let mut updates = lines.into_inner();
+        updates.push(Update::Exited { task: task.id, exit });
+        Ok(updates)
+    }
+
+    fn cancel(&mut self, _: bool) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Writes down each notice in a word or two.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Reporter for Notes {
+    fn notice(&mut self, notice: &Notice<'_>) {
+        self.0.push(match notice {
+            Notice::Started { stage, .. } => format!("started {}", stage.label),
+            Notice::Said { stage, event: Event::Progress { done, .. } } => {
+                format!("{} at {done}", stage.label)
+            }
+            Notice::Retried { stage, message } => format!("retried {}: {message}", stage.label),
+            Notice::Settled { stage, because: Some(because), .. } => {
+                format!("skipped {} because of {}", stage.label, because.label)
+            }
+            _ => return,
+        });
+    }
+}
+
+const OPTIONS: Options = Options { workers: 1, threads: 4, fail_fast: false, retries: 1 };
+
+/// Writes the names of its inputs into `result`, and fails, panics or stops where the stage is called so.
+fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
+    let mut summaries = vec![];
+    for (spec, context) in stages {
+        let name = spec.settings["name"].as_str().unwrap();
+        (context.emit)(Event::Progress { done: 1, total: 1, unit: "step".into(), loss: None, note: None });
+        match name {
+            "fails" => return Err(anyhow::anyhow!("the loss is NaN").context("step 7")),
+            "panics" => panic!("index out of bounds"),
+            "stops" => return Err(Interrupted.into()),
+            _ => {}
+        }
+        for (role, path) in &context.inputs {
+            if !path.join("result").exists() {
+                bail!("{role} has no result");
+            }
+        }
+        files::write_atomic(context.dir.join("result"), name)?;
+        summaries.push(json!({"name": name}));
+    }
+    Ok(summaries)
+}
+
+fn finish(
+    plan: &Plan,
+    store: &Store,
+    executor: &mut dyn Executor,
+    options: &Options,
+) -> (Summary, Vec<String>) {
+    let mut notes = Notes::default();
+    let summary = run(plan, store, executor, &mut notes, options, &Stop::default()).unwrap();
+    (summary, notes.0)
+}
+
+#[test]
+fn stages_run_after_their_parents_and_a_second_run_finds_them_all() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "model <- data", "features <- model data", "train <- data features"]);
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    assert!(summary.complete(), "{summary:?}");
+    let order: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix("started ")).collect();
+    assert_eq!(order, ["data", "model", "features", "train"]);
+    assert_eq!(store.meta(&plan.stages[3].key).unwrap().summary, json!({"name": "train"}));
+
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, _) = finish(&plan, &store, &mut executor, &OPTIONS);
+    assert_eq!(summary.outcomes, vec![Outcome::Found; 4]);
+    assert!(executor.submitted.is_empty(), "nothing is computed twice");
+}
+
+#[test]
+fn a_failure_or_a_panic_stops_only_what_depends_on_it() {
+    let (_dir, store) = store();
+    let plan = plan(&[
+        "data",
+        "fails <- data",
+        "panics <- data",
+        "child <- fails",
+        "grandchild <- child",
+        "good <- data",
+    ]);
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let message = |i: usize| match &summary.outcomes[i] {
+        Outcome::Failed { message } => message.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(message(1), "step 7: the loss is NaN");
+    assert!(message(2).contains("index out of bounds"), "{}", message(2));
+    assert_eq!(summary.outcomes[3..5], [Outcome::Skipped { because: 1 }, Outcome::Skipped { because: 1 }]);
+    assert!(summary.outcomes[5].is_finished(), "an unrelated stage goes on");
+    assert!(notes.contains(&"skipped grandchild because of fails".to_owned()), "{notes:?}");
+    assert_eq!(store.failure(&plan.stages[1].key).as_deref(), Some("step 7: the loss is NaN"));
+}
+
+#[test]
+fn fail_fast_leaves_the_rest_for_later() {
+    let (_dir, store) = store();
+    let plan = plan(&["fails", "good"]);
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, _) = finish(&plan, &store, &mut executor, &Options { fail_fast: true, ..OPTIONS });
+    assert!(matches!(summary.outcomes[..], [Outcome::Failed { .. }, Outcome::Waiting]), "{summary:?}");
+}
+
+#[test]
+fn the_missing_stages_of_a_group_share_a_process_and_the_finished_ones_stay_as_they_are() {
+    let (_dir, store) = store();
+    let only = plan(&["data", "f/b4 <- data"]);
+    finish(&only, &store, &mut InProcess::new(&store, &runner), &OPTIONS);
+    let all = plan(&["data", "f/b2 <- data", "g/b2 <- data", "f/b4 <- data", "f/b6 <- data"]);
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, _) = finish(&all, &store, &mut executor, &OPTIONS);
+    assert!(summary.complete());
+    let tasks: Vec<_> = executor.submitted.iter().map(|(keys, _)| keys.clone()).collect();
+    let keys: Vec<_> = all.stages.iter().map(|stage| stage.key.clone()).collect();
+    assert_eq!(tasks, [vec![keys[1].clone(), keys[4].clone()], vec![keys[2].clone()]]);
+}
+
+#[test]
+fn threads_are_shared_out_between_the_workers_that_have_work() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "a <- data", "b <- data", "c <- data"]);
+    let mut executor = InProcess::new(&store, &runner);
+    finish(&plan, &store, &mut executor, &Options { workers: 2, ..OPTIONS });
+    let threads: Vec<_> = executor.submitted.iter().map(|(_, threads)| *threads).collect();
+    assert_eq!(threads[..3], [4, 2, 2], "one alone has all, two have half each");
+    assert_eq!(executor.most_at_once, 2);
+}
+
+#[test]
+fn a_process_that_dies_is_tried_again_and_finds_what_it_left() {
+    let (_dir, store) = store();
+    let plan = plan(&["mortal", "child <- mortal"]);
+    let tries = AtomicUsize::new(0);
+    let leave_a_checkpoint_and_die = |_: &Task| {
+        files::write_atomic(store.work(&plan.stages[0].key).unwrap().dir().join("checkpoint"), "half")
+            .unwrap();
+        (tries.fetch_add(1, Ordering::SeqCst) == 0).then(|| "signal 9".to_owned())
+    };
+    let resumes = |stages: &[(StageSpec, Context<'_>)]| {
+        let (spec, context) = &stages[0];
+        if spec.settings["name"] == "mortal" {
+            assert_eq!(fs::read(context.dir.join("checkpoint")).unwrap(), b"half");
+        }
+        runner(stages)
+    };
+    let mut executor = InProcess { dies: &leave_a_checkpoint_and_die, ..InProcess::new(&store, &resumes) };
+    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    assert!(summary.complete(), "{summary:?}");
+    assert!(notes.contains(&"retried mortal: signal 9".to_owned()), "{notes:?}");
+}
+
+#[test]
+fn a_process_that_always_dies_fails_its_stage_after_the_retries() {
+    let (_dir, store) = store();
+    let plan = plan(&["mortal", "good"]);
+    let first = plan.stages[0].key.clone();
+    let dies = |task: &Task| (task.keys[0] == first).then(|| "signal 9".to_owned());
+    let mut executor = InProcess { dies: &dies, ..InProcess::new(&store, &runner) };
+    let (summary, _) = finish(&plan, &store, &mut executor, &OPTIONS);
+    assert_eq!(executor.submitted.len(), 3, "two tries of one, one of the other");
+    let Outcome::Failed { message } = &summary.outcomes[0] else { panic!("{summary:?}") };
+    assert!(message.contains("signal 9"), "{message}");
+    assert!(summary.outcomes[1].is_finished());
+}
+
+#[test]
+fn a_request_to_stop_ends_the_run_and_the_next_one_goes_on() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "train <- data", "evaluate <- train"]);
+    let stop = Stop::default();
+    let stops_in_training = |stages: &[(StageSpec, Context<'_>)]| {
+        if stages[0].0.settings["name"] == "train" {
+            stop.request();
+            return Err(anyhow::Error::new(Interrupted).context("while training"));
+        }
+        runner(stages)
+    };
+    let mut executor = InProcess::new(&store, &stops_in_training);
+    let mut notes = Notes::default();
+    let summary = run(&plan, &store, &mut executor, &mut notes, &OPTIONS, &stop).unwrap();
+    // The request comes in the middle of a poll: the loop passes it on before it learns of the worker's end, or after.
+    assert!(summary.interrupted);
+    assert!(summary.outcomes[0].is_finished());
+    assert!(!summary.outcomes[1].is_finished() && !summary.outcomes[2].is_finished(), "{summary:?}");
+    assert_eq!(store.failure(&plan.stages[1].key), None, "an interruption is no failure");
+
+    let (summary, notes) = finish(&plan, &store, &mut InProcess::new(&store, &runner), &OPTIONS);
+    assert!(summary.complete());
+    assert!(!notes.contains(&"started data".to_owned()), "what was finished is not computed again");
+}
+
+#[test]
+fn a_worker_waits_for_another_one_and_takes_its_result() {
+    let (_dir, store) = store();
+    let plan = plan(&["shared"]);
+    let key = &plan.stages[0].key;
+    store.write_spec(key, "shared", &plan.stages[0].spec).unwrap();
+    let lock = store.try_lock(key).unwrap().unwrap();
+    let lines = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let emit = |line: Line| lines.lock().unwrap().push(line.message);
+            let stop = AtomicBool::new(false);
+            let never = |_: &[(StageSpec, Context<'_>)]| bail!("computed twice");
+            Worker { store: &store, threads: 1, emit: &emit, stop: &stop, run: &never }
+                .work(std::slice::from_ref(key))
+                .0
+        });
+        while lines.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        let work = store.work(key).unwrap();
+        work.commit(&store.spec(key).unwrap(), json!(null), Duration::from_secs(3), 1).unwrap();
+        drop(lock);
+        assert_eq!(worker.join().unwrap(), Verdict::Done);
+    });
+    let waiting = Life::Waiting { holder: Some(std::process::id()) };
+    let finished = Life::Finished { seconds: 3.0, shared: true };
+    assert_eq!(lines.into_inner().unwrap(), [waiting, finished].map(Message::Life));
+}
+
+#[test]
+fn a_stage_whose_input_is_missing_says_which_and_what_to_do() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "train <- data"]);
+    let key = &plan.stages[1].key;
+    store.write_spec(key, "train", &plan.stages[1].spec).unwrap();
+    let stop = AtomicBool::new(false);
+    let worker = Worker { store: &store, threads: 1, emit: &|_| {}, stop: &stop, run: &runner };
+    let (verdict, error) = worker.work(std::slice::from_ref(key));
+    assert_eq!(verdict, Verdict::Failed);
+    let error = error.unwrap().to_string();
+    assert!(error.contains("`train` reads data") && error.contains("sweep run FILE"), "{error}");
+}
+
+#[test]
+fn lines_have_a_stable_form() {
+    let key = Key::of(b"a");
+    let event = Event::Progress { done: 3, total: 9, unit: "step".into(), loss: Some(0.25), note: None };
+    for message in [
+        Message::Stage(event),
+        Message::Stage(Event::Note { text: "resumed".into() }),
+        Message::Life(Life::Started),
+        Message::Life(Life::Failed { message: "NaN".into() }),
+        Message::Life(Life::Finished { seconds: 1.5, shared: true }),
+    ] {
+        let line = Line { key: key.clone(), message };
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(text.starts_with(&format!(r#"{{"key":"{key}","event":""#)), "{text}");
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
+    }
+}
+
+/// With `tests/fixtures/fake_worker.sh`, which does what a stage's label says.
+#[cfg(unix)]
+mod local {
+    use super::*;
+
+    const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fake_worker.sh");
+
+    #[test]
+    fn processes_are_heard_their_words_logged_and_their_death_noticed() {
+        let (_dir, store) = store();
+        let plan = plan(&["finish", "die"]);
+        let mut local = Local::new(WORKER, store.clone());
+        let (summary, notes) = finish(&plan, &store, &mut local, &Options { workers: 2, ..OPTIONS });
+        assert_eq!(summary.outcomes[0], Outcome::Done { seconds: 1.5, shared: false });
+        let Outcome::Failed { message } = &summary.outcomes[1] else { panic!("{summary:?}") };
+        assert!(message.contains("signal 9"), "{message}");
+        assert!(notes.contains(&"finish at 1".to_owned()), "{notes:?}");
+        assert!(notes.iter().any(|note| note.starts_with("retried die")), "{notes:?}");
+        let log = fs::read_to_string(store.log_path(&plan.stages[0].key)).unwrap();
+        assert_eq!(log, "a word for the log\n");
+    }
+
+    /// Asks to stop once both run, and again when the first has stopped.
+    struct Impatient<'a>(&'a Stop, usize);
+    impl Reporter for Impatient<'_> {
+        fn notice(&mut self, notice: &Notice<'_>) {
+            match notice {
+                Notice::Started { .. } => {
+                    self.1 += 1;
+                    (self.1 == 2).then(|| self.0.request());
+                }
+                Notice::Settled { stage, .. } if stage.label == "wait" => self.0.request(),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn one_request_has_a_process_save_and_stop_and_a_second_one_ends_the_deaf() {
+        let (_dir, store) = store();
+        let plan = plan(&["wait", "deaf"]);
+        let stop = Stop::default();
+        let mut local = Local::new(WORKER, store.clone());
+        let options = Options { workers: 2, ..OPTIONS };
+        let summary = run(&plan, &store, &mut local, &mut Impatient(&stop, 0), &options, &stop).unwrap();
+        assert_eq!(summary.outcomes, [Outcome::Interrupted, Outcome::Interrupted]);
+    }
+
+    #[test]
+    fn a_program_that_is_absent_fails_the_stage() {
+        let (_dir, store) = store();
+        let mut local = Local::new("/nowhere/sweep", store.clone());
+        let (summary, _) = finish(&plan(&["finish"]), &store, &mut local, &OPTIONS);
+        let [Outcome::Failed { message }] = &summary.outcomes[..] else { panic!("{summary:?}") };
+        assert!(message.contains("/nowhere/sweep"), "{message}");
+    }
+}

@@ -1,0 +1,310 @@
+//! What is shared, what a key depends on, and what it does not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::{Inspected, Plan};
+use crate::spec::settings::{DataName, DataSettings, LabelRatio, Settings};
+use crate::spec::stages::{EvaluateStage, FeaturesSettings, PrepareLocal, PrepareSettings, PretrainSettings};
+use crate::spec::validate::phantom_train_patients;
+use crate::spec::{Sweep, load};
+use crate::stage::StageKind;
+
+/// Data sets as the plan sees them, without data.
+#[expect(clippy::unnecessary_wraps, reason = "has the type of looking at real data")]
+fn inspect(data: &DataSettings) -> anyhow::Result<Inspected> {
+    Ok(match data.name {
+        DataName::Acdc => Inspected { content: "acdc".into(), train_patients: 70 },
+        DataName::Phantom => Inspected { content: "phantom".into(), train_patients: data.patients * 7 / 10 },
+    })
+}
+
+fn sweep(text: &str) -> Sweep {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.yaml");
+    std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
+    load(&path, &[]).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn plan(text: &str) -> Plan {
+    Plan::with(&sweep(text), &inspect).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn counts(plan: &Plan) -> [usize; 5] {
+    use StageKind::{Evaluate, Features, Prepare, Pretrain, Train};
+    [Prepare, Pretrain, Features, Train, Evaluate]
+        .map(|kind| plan.stages.iter().filter(|stage| stage.spec.kind == kind).count())
+}
+
+fn train_keys(plan: &Plan) -> BTreeSet<String> {
+    plan.points.iter().map(|point| point.train.to_string()).collect()
+}
+
+fn labels(plan: &Plan, kind: StageKind) -> Vec<&str> {
+    plan.stages.iter().filter(|stage| stage.spec.kind == kind).map(|stage| stage.label.as_str()).collect()
+}
+
+#[test]
+fn the_quickstart_shares_data_model_and_features() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/quickstart.yaml");
+    let plan = Plan::with(&load(&path, &[]).unwrap(), &inspect).unwrap();
+    assert_eq!(counts(&plan), [1, 1, 9, 8, 8]);
+    assert_eq!(plan.stages[0].points.len(), 8, "all points need the data");
+    assert_eq!(plan.stages[1].points, [4, 5, 6, 7], "points with DFM need the model");
+    let groups: BTreeSet<_> = plan.stages.iter().filter_map(|stage| stage.group.as_ref()).collect();
+    assert_eq!(groups.len(), 3, "one pass for each time step");
+    insta::assert_snapshot!(labels(&plan, StageKind::Train).join("\n"), @r"
+    train mcsd 3 cases seed=0
+    train mcsd 3 cases seed=1
+    train mcsd 3 cases dic seed=0
+    train mcsd 3 cases dic seed=1
+    train mcsd 3 cases dfm seed=0
+    train mcsd 3 cases dfm seed=1
+    train mcsd 3 cases dfm dic seed=0
+    train mcsd 3 cases dfm dic seed=1
+    ");
+    insta::assert_snapshot!(
+        plan.stages[..4].iter().map(|stage| stage.label.as_str()).collect::<Vec<_>>().join("\n"), @r"
+    prepare phantom 40 patients
+    pretrain phantom
+    features t=50 block=2
+    features t=50 block=4
+    ");
+}
+
+#[test]
+fn reading_a_file_counts_the_phantoms_patients_as_the_data_do() {
+    for patients in (10..=120).chain([500, 1999, 2000]) {
+        let data = DataSettings { name: DataName::Phantom, root: "".into(), patients, seed: 0 };
+        let found = crate::data::inspect(&data).unwrap();
+        assert_eq!(phantom_train_patients(patients), found.train_patients, "{patients}");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/quickstart.yaml");
+    assert_eq!(counts(&Plan::new(&load(&path, &[]).unwrap()).unwrap()), [1, 1, 9, 8, 8]);
+}
+
+#[test]
+fn parents_come_first_and_exist() {
+    let text = "base: { preset: smoke }\ngrid: { features.mode: [cached, online], mcsd.test_stream: [image, mean], timesteps: [[9, 5]], blocks: [[3, 1]] }";
+    let plan = plan(text);
+    let at = |key| plan.stages.iter().position(|stage| stage.key == key);
+    for (i, stage) in plan.stages.iter().enumerate() {
+        for parent in &stage.spec.parents {
+            assert!(at(parent.key.clone()).is_some_and(|at| at < i), "{} of {}", parent.role, stage.label);
+        }
+    }
+    let roles = |i: usize, kind: StageKind| {
+        let point = &plan.points[i];
+        let key = if kind == StageKind::Train { &point.train } else { &point.evaluate };
+        let stage = plan.stages.iter().find(|stage| stage.key == *key).unwrap();
+        stage.spec.parents.iter().map(|parent| parent.role.clone()).collect::<Vec<_>>()
+    };
+    let maps = ["features/t9/b3", "features/t9/b1", "features/t5/b3", "features/t5/b1"];
+    assert_eq!(
+        roles(0, StageKind::Train),
+        [&["data"][..], &maps].concat(),
+        "step-major, block-minor, as written"
+    );
+    assert_eq!(roles(1, StageKind::Train), [&["data"][..], &maps, &["diffusion"]].concat());
+    assert_eq!(roles(2, StageKind::Train), ["data", "diffusion"], "online");
+    assert_eq!(roles(0, StageKind::Evaluate), ["train", "data"]);
+    assert_eq!(roles(1, StageKind::Evaluate), ["train", "data", "diffusion"]);
+}
+
+#[test]
+fn stage_settings_read_back_as_their_types() {
+    let plan = plan("base: { preset: smoke, dic: false }\ngrid: { tau: [0.8, 0.9] }");
+    for stage in &plan.stages {
+        let settings = stage.spec.settings.clone();
+        match stage.spec.kind {
+            StageKind::Prepare => {
+                let prepare: PrepareSettings = serde_json::from_value(settings).unwrap();
+                let local: PrepareLocal = serde_json::from_value(stage.spec.local.clone()).unwrap();
+                assert_eq!(prepare.data(local.root), plan.points[0].settings.data);
+            }
+            StageKind::Pretrain => {
+                let pretrain: PretrainSettings = serde_json::from_value(settings).unwrap();
+                assert_eq!(pretrain.diffusion, plan.points[0].settings.diffusion);
+            }
+            StageKind::Features => {
+                serde_json::from_value::<FeaturesSettings>(settings).unwrap();
+            }
+            StageKind::Train => {
+                let train: Settings = serde_json::from_value(settings).unwrap();
+                assert_eq!(train.label_ratio, LabelRatio::Cases(3), "10 % of 28 patients");
+                assert_eq!(train.size, 64);
+            }
+            StageKind::Evaluate => {
+                serde_json::from_value::<EvaluateStage>(settings).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_matter_is_no_part_of_a_training() {
+    let supervised = "base: { preset: smoke, method: supervised }";
+    let same = plan(supervised);
+    for idle in [
+        "tau: 0.5",
+        "dfm: false",
+        "dic: false",
+        "blocks: [1]",
+        "timesteps: [1]",
+        "feature_dim: 3",
+        "diffusion.iterations: 7",
+        "augment.cutmix: 0.1",
+        "mcsd.feature_loss: fused",
+        "evaluate.split: val",
+        "features.mode: online",
+        "label_ratio: 3 cases",
+        "data.root: elsewhere",
+    ] {
+        let other = plan(&format!("base: {{ preset: smoke, method: supervised, {idle} }}"));
+        assert_eq!(train_keys(&same), train_keys(&other), "{idle}");
+    }
+    for matters in [
+        "seed: 1",
+        "size: 96",
+        "train.lr: 0.5",
+        "augment.flip: 0.1",
+        "label_ratio: 4",
+        "data.seed: 1",
+        "unet.dropout: [0, 0, 0, 0, 0]",
+        "data.patients: 30",
+        "train.loss: ce",
+    ] {
+        let other = plan(&format!("base: {{ preset: smoke, method: supervised, {matters} }}"));
+        assert_ne!(train_keys(&same), train_keys(&other), "{matters}");
+    }
+    let full = plan("base: { preset: smoke }");
+    for matters in [
+        "tau: 0.5",
+        "dfm: false",
+        "dic: false",
+        "blocks: [1]",
+        "timesteps: [1]",
+        "feature_dim: 3",
+        "diffusion.iterations: 7",
+        "augment.cutmix: 0.1",
+        "mcsd.feature_loss: fused",
+        "features.noise_seed: 1",
+        "features.reduction: fixed_random",
+        "blocks: [4, 2, 6]",
+    ] {
+        let other = plan(&format!("base: {{ preset: smoke, {matters} }}"));
+        assert_ne!(train_keys(&full), train_keys(&other), "{matters}");
+    }
+}
+
+#[test]
+fn a_new_value_of_one_setting_shares_what_it_does_not_touch() {
+    let blocks = plan(
+        "base: { preset: smoke }\ngrid: { blocks: [[2, 4, 6], [2], [4, 6, 8]], feature_dim: [10, 30], tau: [0.8, 0.9] }",
+    );
+    assert_eq!(counts(&blocks), [1, 1, 12, 12, 12], "4 blocks at 3 steps");
+    let evaluation = plan("base: { preset: smoke }\ngrid: { evaluate.split: [val, test] }");
+    assert_eq!(counts(&evaluation), [1, 1, 9, 1, 2]);
+    let ratios = plan("base: { preset: smoke }\ngrid: { label_ratio: [10%, 3 cases, 4] }");
+    assert_eq!(counts(&ratios), [1, 1, 9, 2, 2], "10 % of 28 patients are 3");
+    assert_eq!(ratios.points[0].evaluate, ratios.points[1].evaluate);
+    assert_ne!(ratios.points[0].id, ratios.points[1].id);
+    let data =
+        plan("base: { preset: smoke }\ngrid: { data: [phantom, { seed: 1 }, { name: acdc, root: here }] }");
+    assert_eq!(counts(&data), [3, 3, 27, 3, 3]);
+}
+
+#[test]
+fn the_papers_pairs_of_acdc() {
+    let plan = plan("base: { data: { name: acdc, root: here } }\ngrid: { label_ratio: [5%, 10%, 20%] }");
+    let cases =
+        |i: usize| plan.stages.iter().find(|stage| stage.key == plan.points[i].train).unwrap().label.clone();
+    insta::assert_snapshot!([cases(0), cases(1), cases(2)].join("\n"), @r"
+    train mcsd 3 cases dfm dic seed=0
+    train mcsd 7 cases dfm dic seed=0
+    train mcsd 14 cases dfm dic seed=0
+    ");
+    let local: PrepareLocal = serde_json::from_value(plan.stages[0].spec.local.clone()).unwrap();
+    assert!(local.root.is_absolute() && local.root.ends_with("here"));
+    let text = "base: { data: { name: acdc, root: here }, label_ratio: 71 cases }";
+    let error = Plan::with(&sweep(text), &inspect).unwrap_err();
+    insta::assert_snapshot!(format!("{error:#}"), @"`label_ratio: 71 cases` does not fit the data set: 71 labelled patients, but the training split has 70; use 70 or fewer");
+}
+
+#[test]
+fn an_axis_without_effect_is_refused_with_the_reason() {
+    let why = |text: &str| format!("{:#}", Plan::with(&sweep(text), &inspect).unwrap_err());
+    insta::assert_snapshot!(why("base: { method: supervised }\ngrid: { seed: [0, 1], tau: [0.8, 0.9] }"), @"axis `tau` changes nothing: `method: supervised` learns from labelled slices alone, without MCSD's modules; every point needs the same stages as with `tau: 0.8`");
+    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { blocks: [[1], [2]], seed: [0, 1] }"), @"axis `blocks` changes nothing: only `method: mcsd` with `dfm: true` reads diffusion features; every point needs the same stages as with `blocks: [1]`");
+    insta::assert_snapshot!(why("grid: { data.root: [a, b] }"), @r#"axis `data.root` changes nothing: the folder of the data is no part of a result, its content is; every point needs the same stages as with `data.root: "a"`"#);
+    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { diffusion.iterations: [5, 6] }"), @"axis `diffusion.iterations` changes nothing: only features from the diffusion model depend on it, and nothing reads them; every point needs the same stages as with `diffusion.iterations: 5`");
+    // With DFM at one point only, tau has an effect there, and that is enough.
+    plan("base: { dic: false }\ngrid: { dfm: [false, true], tau: [0.8, 0.9] }");
+}
+
+#[test]
+fn keys_never_change_by_accident() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/quickstart.yaml");
+    let text = "base: { preset: paper, data: { name: acdc, root: x } }\ngrid: { method: [supervised, mcsd] }";
+    let mut lines = vec![];
+    for plan in [Plan::with(&load(&path, &["seed=0".into()]).unwrap(), &inspect).unwrap(), plan(text)] {
+        lines.extend(plan.stages.iter().map(|stage| format!("{} {}", stage.key, stage.label)));
+    }
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    1794e0283ec4c6d5b0fb08d0ef2d1085 prepare phantom 40 patients
+    03063ff7f2c3201987cc860b587153e9 pretrain phantom
+    bcaad07ff0166782b86017053899d304 features t=50 block=2
+    993d6bc720f927522a0e9a17a22d5619 features t=50 block=4
+    caa95979a23ffbd8d7447d360ec650e6 features t=50 block=6
+    d99e30130476b86041fc0754a496abab features t=150 block=2
+    262def85ee19092333ef80db940fd4bf features t=150 block=4
+    068eedbe609a7c312ec246e9ebfa132c features t=150 block=6
+    bfa516995f8e06d34cc08052d5722c51 features t=250 block=2
+    2f06f046f9d51709aec906c5e4a80a4c features t=250 block=4
+    3e985899169f1a88ff65513ae61ed3ee features t=250 block=6
+    01d9e109feaf10996340bd9433ddffa5 train mcsd 3 cases seed=0
+    ebd946a235f4da7f6d899446f7f6b7d3 train mcsd 3 cases dic seed=0
+    8709f72945790dfdf6238d383a43aa22 train mcsd 3 cases dfm seed=0
+    e5e9cfc69b771b5b693c90b92bebb578 train mcsd 3 cases dfm dic seed=0
+    34fe1b904a924fa9e218e4dda38f15df evaluate mcsd 3 cases seed=0
+    c052216f134eac5383eccb5fe9128879 evaluate mcsd 3 cases dic seed=0
+    53a9e54e5fd95f8f49ede9a41ff6713b evaluate mcsd 3 cases dfm seed=0
+    cad207acab5b0c5372ec1d40712f38f5 evaluate mcsd 3 cases dfm dic seed=0
+    4c34355c4e806cc47872831af4fcb022 prepare acdc
+    b3a5ec4c8e4235a3edba2c30280fe4c1 pretrain acdc
+    22eff0333ab98f42bdfaba31de495ad8 features t=50 block=2
+    e7231c8be387f2da9f17c668ef91c229 features t=50 block=4
+    ee660eff65f296821c4b4af1f2377c7a features t=50 block=6
+    977c4f621528343affac3a2236d4535f features t=150 block=2
+    ad5b90fe2c0a9b2cdf46290dee5b3360 features t=150 block=4
+    f369393132613c1f00e31693852c0c2e features t=150 block=6
+    39f68ccad561ebd97a33e4162643dcd2 features t=250 block=2
+    53efabc0e6416339b520f66ffdd20e1c features t=250 block=4
+    777108b22d6c6f99780c903324b19e61 features t=250 block=6
+    fbd4db8d880f3833c0b4c269adbcb74c train supervised 7 cases seed=0
+    821b4ca5af454e195023ea84fa23e827 train mcsd 7 cases dfm dic seed=0
+    08d48d44f879cb887dea47ba3b5ec18f evaluate supervised 7 cases seed=0
+    ce17f09ba2b93785420aec566ac47ebb evaluate mcsd 7 cases dfm dic seed=0
+    ");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The order of axes, of base keys and of values makes other files of the same trainings.
+    #[test]
+    fn order_never_changes_keys(
+        axes in Just(vec!["dfm: [false, true]", "tau: [0.8, 0.9]", "blocks: [[2], [4]]", "train.lr: [0.1, 0.01]"])
+            .prop_shuffle(),
+        base in Just(vec!["preset: smoke", "seed: 4", "train: { batch: 2 }", "data: { patients: 20 }"]).prop_shuffle(),
+    ) {
+        let ordered = "base: { data.patients: 20, preset: smoke, seed: 4, train.batch: 2 }\ngrid: { train: { lr: [0.01, 0.1] }, dfm: [true, false], tau: [0.9, 0.8], blocks: [[4], [2]] }";
+        let shuffled = plan(&format!("base: {{ {} }}\ngrid: {{ {} }}", base.join(", "), axes.join(", ")));
+        let ordered = plan(ordered);
+        prop_assert_eq!(train_keys(&shuffled), train_keys(&ordered));
+        let ids = |plan: &Plan| plan.points.iter().map(|point| point.id.clone()).collect::<BTreeSet<_>>();
+        prop_assert_eq!(ids(&shuffled), ids(&ordered));
+    }
+}

@@ -1,0 +1,181 @@
+//! Learning curves: what was logged over the training steps, one line per configuration.
+
+use anyhow::{Context as _, Result};
+use polars::prelude::DataFrame;
+
+use super::chart::{self, Area, Entry, INK, MOST_SERIES, Scale};
+use super::drawing::Drawing;
+use super::figures::{Figure, PLOT, WIDTH};
+use super::sweep::Sweep;
+use crate::results::is_validation_dice;
+
+/// A line has at most this many points; more steps are averaged.
+const MOST_POINTS: usize = 110;
+
+/// One configuration: step, mean over seeds, lowest and highest seed.
+struct Curve {
+    name: String,
+    points: Vec<(f64, f64, f64, f64)>,
+    /// The mean evaluated Dice.
+    dice: f64,
+}
+
+/// A column of the history that is drawn.
+struct Logged {
+    column: String,
+    slug: &'static str,
+    title: &'static str,
+    caption: &'static str,
+    factor: f64,
+}
+
+/// The curves of the training loss and of the validation Dice, as far as they were logged.
+pub(super) fn curves(sweep: &Sweep, history: &DataFrame) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let names: Vec<String> = history.columns().iter().map(|column| column.name().to_string()).collect();
+    let loss = names.iter().find(|name| *name == "loss").map(|name| Logged {
+        column: name.clone(),
+        slug: "learning_loss",
+        title: "Training loss",
+        caption: "Training loss",
+        factor: 1.0,
+    });
+    let dice = names.iter().find(|name| is_validation_dice(name)).map(|name| Logged {
+        column: name.clone(),
+        slug: "learning_val_dice",
+        title: "Validation Dice (%)",
+        caption: "Validation Dice",
+        factor: 100.0,
+    });
+    for logged in [loss, dice].into_iter().flatten() {
+        figures.extend(figure(sweep, history, &logged)?);
+    }
+    Ok(figures)
+}
+
+fn figure(sweep: &Sweep, history: &DataFrame, logged: &Logged) -> Result<Option<Figure>> {
+    let rows = rows(sweep, history, logged)?;
+    let last = rows.iter().flatten().map(|(step, _)| *step).fold(0.0, f64::max);
+    let (axes, dice) = (sweep.varying(), sweep.metric("dice")?);
+    let (mut curves, mut averaged) = (Vec::new(), false);
+    for group in sweep.groups(&axes) {
+        let seeds: Vec<&[(f64, f64)]> = group
+            .points
+            .iter()
+            .map(|&point| rows[point].as_slice())
+            .filter(|rows| !rows.is_empty())
+            .collect();
+        let longest = seeds.iter().map(|rows| rows.len()).max().unwrap_or(0);
+        averaged |= longest > MOST_POINTS;
+        let width = if longest > MOST_POINTS { last / MOST_POINTS as f64 } else { 0.0 };
+        if longest > 0 {
+            let dice: Vec<f64> = group.points.iter().filter_map(|&point| dice[point]).collect();
+            let dice = crate::stats::mean(&dice).unwrap_or(0.0);
+            curves.push(Curve { name: sweep.describe(&axes, &group), points: merge(&seeds, width), dice });
+        }
+    }
+    if curves.is_empty() {
+        return Ok(None);
+    }
+    let crowded = curves.len() > MOST_SERIES;
+    let mut caption = format!("{} over training steps. ", logged.caption);
+    caption.push_str(if crowded {
+        "Each line is a configuration's mean over its seeds; black: the one of the best evaluated Dice."
+    } else {
+        "Line: mean over seeds; band: lowest to highest seed."
+    });
+    if averaged {
+        caption.push_str(" Neighbouring steps are averaged.");
+    }
+    Ok(Some(Figure { slug: logged.slug.to_owned(), caption, drawing: draw(&curves, last, logged) }))
+}
+
+/// For each point its logged (step, value), in order.
+fn rows(sweep: &Sweep, history: &DataFrame, logged: &Logged) -> Result<Vec<Vec<(f64, f64)>>> {
+    let ids = history.column("id")?.str().context("`id` of the history frame is no text")?;
+    let steps = history.column("step")?.i64().context("`step` of the history frame is no whole number")?;
+    let values = history.column(&logged.column)?.f64().context("a logged column holds no numbers")?;
+    let places: std::collections::HashMap<&str, usize> =
+        sweep.points.iter().enumerate().map(|(index, point)| (point.id.as_str(), index)).collect();
+    let mut rows = vec![Vec::new(); sweep.points.len()];
+    for ((id, step), value) in ids.iter().zip(steps.iter()).zip(values.iter()) {
+        let place = id.and_then(|id| places.get(id));
+        if let (Some(&place), Some(step), Some(value)) = (place, step, value) {
+            rows[place].push((step as f64, value * logged.factor));
+        }
+    }
+    Ok(rows)
+}
+
+/// Merges seeds step by step, or bin by bin of `width` steps where that is not 0.
+fn merge(seeds: &[&[(f64, f64)]], width: f64) -> Vec<(f64, f64, f64, f64)> {
+    let bin = |step: f64| if width > 0.0 { (step / width).floor() as i64 } else { step as i64 };
+    // bin → per seed: sum of steps, sum of values, count
+    let mut bins: std::collections::BTreeMap<i64, Vec<(f64, f64, f64)>> = std::collections::BTreeMap::new();
+    for (index, rows) in seeds.iter().enumerate() {
+        for &(step, value) in *rows {
+            let sums = bins.entry(bin(step)).or_insert_with(|| vec![(0.0, 0.0, 0.0); seeds.len()]);
+            let sum = &mut sums[index];
+            *sum = (sum.0 + step, sum.1 + value, sum.2 + 1.0);
+        }
+    }
+    let point = |sums: Vec<(f64, f64, f64)>| {
+        let seen: Vec<(f64, f64)> =
+            sums.iter().filter(|sum| sum.2 > 0.0).map(|sum| (sum.0 / sum.2, sum.1 / sum.2)).collect();
+        let mean = |part: fn(&(f64, f64)) -> f64| seen.iter().map(part).sum::<f64>() / seen.len() as f64;
+        let low = seen.iter().map(|s| s.1).fold(f64::INFINITY, f64::min);
+        let high = seen.iter().map(|s| s.1).fold(f64::NEG_INFINITY, f64::max);
+        (mean(|s| s.0), mean(|s| s.1), low, high)
+    };
+    bins.into_values().map(point).collect()
+}
+
+fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
+    let crowded = curves.len() > MOST_SERIES;
+    let entry =
+        |(index, curve): (usize, &Curve)| Entry { text: curve.name.clone(), style: chart::style(index) };
+    let entries: Vec<Entry> =
+        if crowded { Vec::new() } else { curves.iter().enumerate().map(entry).collect() };
+    let (left, right) = (72.0, f64::from(WIDTH) - 18.0);
+    let top = 14.0 + chart::legend_height(&entries, left, right);
+    let area = Area { left, top, right, bottom: top + PLOT };
+    let mut drawing = Drawing::new(WIDTH, (area.bottom + 54.0) as u32);
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
+    // A log that begins near the start shows the start.
+    let first = if first < 0.2 * last { 0.0 } else { first };
+    let x = Scale::new(first, last, left, right);
+    let values: Vec<f64> = points().flat_map(|point| [point.2, point.3]).collect();
+    let y = Scale::around(&values, (f64::NEG_INFINITY, f64::INFINITY), area.bottom, area.top);
+    chart::axis_left(&mut drawing, area, &chart::ticks(&y, 6), logged.title);
+    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 6), "Training step", false);
+    for (index, curve) in curves.iter().enumerate() {
+        let colour = chart::style(index).colour;
+        let lower = curve.points.iter().map(|point| (x.at(point.0), y.at(point.2)));
+        let upper = curve.points.iter().rev().map(|point| (x.at(point.0), y.at(point.3)));
+        let band: Vec<(f64, f64)> = lower.chain(upper).collect();
+        if !crowded && curve.points.iter().any(|point| point.2 < point.3) {
+            drawing.area(&band, colour.with_alpha(0.16));
+        }
+    }
+    for (index, curve) in curves.iter().enumerate().rev() {
+        let line: Vec<(f64, f64)> = curve.points.iter().map(|point| (x.at(point.0), y.at(point.1))).collect();
+        if crowded {
+            drawing.line(&line, 1.0, chart::FAINT);
+        } else {
+            chart::style(index).line(&mut drawing, &line, 2.0);
+        }
+        if line.len() < 13 && !crowded {
+            for &at in &line {
+                chart::style(index).mark(&mut drawing, at, 3.4, 1.0);
+            }
+        }
+    }
+    if crowded && let Some(best) = curves.iter().max_by(|a, b| a.dice.total_cmp(&b.dice)) {
+        let line: Vec<(f64, f64)> = best.points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
+        drawing.line(&line, 2.0, INK);
+    }
+    let marks = curves.iter().any(|curve| curve.points.len() < 13);
+    chart::legend(&mut drawing, &entries, left, right, 8.0, marks);
+    drawing
+}

@@ -1,0 +1,60 @@
+//! Extracts the maps of decoder blocks at one diffusion step, for every training slice: one forward pass a slice
+//! yields every block that is asked for.
+
+use anyhow::{Context as _, Result, ensure};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Context, Interrupted, StageSpec, settings};
+use crate::data::{Dataset, Geometry};
+use crate::spec::stages::FeaturesSettings;
+use crate::train::Monitor as _;
+use crate::train::feature_cache::{Header, Writer};
+use crate::train::features::DiffusionModel;
+
+/// Slices of one forward pass.
+const BATCH: usize = 8;
+
+/// Runs the stages of one model and one diffusion step.
+pub(super) fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
+    let stages = jobs.iter().map(|(spec, _)| settings(spec)).collect::<Result<Vec<FeaturesSettings>>>()?;
+    let (context, first) = (&jobs[0].1, stages[0]);
+    let shared =
+        |stage: &FeaturesSettings| (stage.timestep, stage.noise_seed) == (first.timestep, first.noise_seed);
+    let model = context.input("diffusion")?;
+    let same_model = |context: &Context| context.input("diffusion").is_ok_and(|other| other == model);
+    ensure!(
+        stages.iter().all(shared) && jobs.iter().all(|(_, context)| same_model(context)),
+        "feature stages of different models or steps were put into one process"
+    );
+    let data = Dataset::open(context.input("data")?)?;
+    let blocks: Vec<usize> = stages.iter().map(|stage| stage.block).collect();
+    let model = DiffusionModel::open(model, &[first.timestep], &blocks, first.noise_seed)?;
+    let side = model.size();
+    let slices = data.train_slices();
+    let mut writers = Vec::new();
+    for (shape, (_, context)) in model.shapes()?.into_iter().zip(jobs) {
+        let header = Header { slices: slices.len(), channels: shape.channels, side: shape.side };
+        writers.push(Writer::create(&context.dir, header)?);
+    }
+    for (i, batch) in slices.chunks(BATCH).enumerate() {
+        if context.stopped() {
+            return Err(Interrupted.into());
+        }
+        let pixels: Vec<Vec<f32>> = batch
+            .par_iter()
+            .map(|slice| {
+                let slice = data.slice(*slice);
+                Geometry::Identity.image(slice.image, slice.height, slice.width, side)
+            })
+            .collect();
+        let shape = (batch.len(), 1, side, side);
+        let images = candle_core::Tensor::from_vec(pixels.concat(), shape, &candle_core::Device::Cpu)?;
+        for (writer, maps) in writers.iter_mut().zip(model.maps(&images)?.maps) {
+            writer.push(&maps).context("write the feature maps")?;
+        }
+        context.units((i * BATCH + batch.len()).min(slices.len()), slices.len(), "slice");
+    }
+    writers.into_iter().try_for_each(Writer::finish)?;
+    Ok(jobs.iter().map(|_| json!({ "slices": slices.len() })).collect())
+}

@@ -1,0 +1,117 @@
+//! Locks on stages: held by the process that computes one, released by the operating system when it dies.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::files::explain;
+
+/// The right to compute one stage. Given back when dropped, and by the operating system when the process dies.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    /// The open file that the lock is on; closing it releases the lock.
+    _file: File,
+}
+
+impl Lock {
+    /// Whether a process holds the lock at `path`. Looking takes it for a moment, together with all others that look.
+    pub(super) fn is_held(path: &Path) -> bool {
+        let looked = File::open(path).map(|file| file.try_lock_shared());
+        matches!(looked, Ok(Err(TryLockError::WouldBlock)))
+    }
+
+    /// Takes the lock at `path`, or says who holds it: the number of the process, where it could be read.
+    pub(super) fn try_take(path: &Path) -> Result<Result<Self, Option<u32>>> {
+        loop {
+            let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
+            let mut file = options.map_err(|error| explain(&error, "open the lock", path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Err(holder(&mut file))),
+                Err(TryLockError::Error(error)) => return Err(explain(&error, "lock", path)),
+            }
+            // The former holder may have removed the file between our opening and our locking it: then what is locked
+            // is a file that nobody else can find, and it does not count.
+            if is_at(&file, path) {
+                let _ = sign(&mut file); // only for messages: a full disk must not stop anything here
+                return Ok(Ok(Self { path: path.to_owned(), _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed while still locked, so that nobody locks the file that is about to go (see `try_take`).
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether the open `file` is the one that `path` names now.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(ours), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}
+
+/// Elsewhere an open file cannot be removed.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id())
+}
+
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_second_taker_learns_who_holds_it_until_it_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_take(&path).unwrap().expect("free");
+        assert_eq!(Lock::try_take(&path).unwrap().unwrap_err(), Some(std::process::id()));
+        assert!(Lock::is_held(&path));
+        drop(lock);
+        assert!(!Lock::is_held(&path));
+        assert!(!path.exists(), "the lock file was left");
+        assert!(Lock::try_take(&path).unwrap().is_ok());
+    }
+
+    #[test]
+    fn never_two_hold_it_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let holders = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut taken = 0;
+                    while taken < 50 {
+                        let Ok(_lock) = Lock::try_take(&path).unwrap() else { continue };
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold the lock");
+                        taken += 1;
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! The store: one folder per finished stage, published by one rename. What is on disk is the only truth.
+//!
+//! ```text
+//! objects/ab/abcd…/   finished: the stage's files, and meta.json with their sizes and hashes
+//! tmp/abcd…/          being worked on, or left by a kill: checkpoints are found again here
+//! specs/abcd….json    what the stage is, for `sweep stage KEY`
+//! locks/abcd…         held while it is computed
+//! logs/abcd….log      what its processes said
+//! failures/abcd…      why its last try failed; gone once it succeeds
+//! quarantine/         objects that were found torn, put aside
+//! ```
+
+pub mod files;
+pub mod key;
+mod commit;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::stage::{Parent, StageKind, StageSpec};
+use key::Key;
+
+pub use commit::Work;
+pub use lock::Lock;
+
+/// Where the store lies unless `--store` says otherwise.
+pub const DEFAULT_ROOT: &str = "results/.store";
+
+/// The file that makes a folder a finished object; written last.
+pub const META: &str = "meta.json";
+
+/// Files whose name starts so are for resuming only, and removed when the stage is finished.
+pub const CHECKPOINT: &str = "checkpoint";
+
+/// Why an object of the store is as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The stage's key.
+    pub key: Key,
+    /// Its kind.
+    pub kind: StageKind,
+    /// The version of the kind's code.
+    pub code: u32,
+    /// The version of this program.
+    pub program: String,
+    /// The text for people.
+    pub label: String,
+    /// The settings that decide the result.
+    pub settings: Value,
+    /// What it was computed from.
+    pub parents: Vec<Parent>,
+    /// Seconds of work over all tries, not those that a kill took with it.
+    pub seconds: f64,
+    /// CPU threads of the last try.
+    pub threads: usize,
+    /// What the stage says of itself in short.
+    pub summary: Value,
+    /// The files, sorted by path.
+    pub files: Vec<FileMeta>,
+}
+
+/// A file of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMeta {
+    /// Its path inside the object, with `/` between the parts.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The BLAKE3 hash of its content, in hexadecimal digits.
+    pub blake3: String,
+}
+
+/// What the store keeps for `sweep stage KEY`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredSpec {
+    /// The text for people.
+    pub label: String,
+    /// The stage.
+    pub spec: StageSpec,
+}
+
+/// Finished stages, and those being worked on, in one folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`, creating it where it is absent.
+    ///
+    /// # Errors
+    /// Where the folder is not writable; the message names it and the remedy.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self::at(root);
+        let opened = files::check_writable(&store.root).and_then(|()| {
+            ["objects", "tmp", "specs", "locks", "logs", "failures"]
+                .iter()
+                .try_for_each(|name| files::create_folder(store.root.join(name)))
+        });
+        opened.with_context(|| format!("the store {} cannot be used", store.root.display()))?;
+        Ok(store)
+    }
+
+    /// The store at `root` for reading only: nothing is created, and a folder that is absent is an empty store.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Its folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of the finished stage `key`; none where it is unfinished or torn (a file lost or cut short).
+    pub fn object(&self, key: &Key) -> Option<PathBuf> {
+        self.meta(key).map(|_| self.object_path(key))
+    }
+
+    /// What is known of the finished stage `key`; none where [`Self::object`] is none.
+    pub fn meta(&self, key: &Key) -> Option<Meta> {
+        read_meta(&self.object_path(key)).filter(|meta| meta.key == *key)
+    }
+
+    /// Writes down what `key` is, for `sweep stage`.
+    pub fn write_spec(&self, key: &Key, label: &str, spec: &StageSpec) -> Result<()> {
+        let path = self.spec_path(key);
+        let stored = StoredSpec { label: label.to_owned(), spec: spec.clone() };
+        let bytes = serde_json::to_vec_pretty(&stored).context("a stage's settings are no JSON")?;
+        if fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        files::write_unsynced(&path, &bytes)
+    }
+
+    /// What `key` is, as [`Self::write_spec`] left it.
+    pub fn spec(&self, key: &Key) -> Result<StoredSpec> {
+        let path = self.spec_path(key);
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow::anyhow!(
+                "the store {} does not know the stage {key}: `sweep run FILE` writes down the stages of a file first",
+                self.root.display()
+            ),
+            _ => files::explain(&error, "read", &path),
+        })?;
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is damaged: remove it and run `sweep run FILE` again", path.display())
+        })
+    }
+
+    /// The right to compute `key`, or else the process that has it, where known.
+    pub fn try_lock(&self, key: &Key) -> Result<Result<Lock, Option<u32>>> {
+        Lock::try_take(&self.lock_path(key))
+    }
+
+    /// Whether a process is computing `key`.
+    pub fn is_computed(&self, key: &Key) -> bool {
+        Lock::is_held(&self.lock_path(key))
+    }
+
+    /// The work folder of `key`, created where it is absent; what an earlier try left is still in it.
+    /// Only for the holder of the lock.
+    pub fn work(&self, key: &Key) -> Result<Work<'_>> {
+        Work::open(self, key)
+    }
+
+    /// The file that the processes of `key` write their messages to.
+    pub fn log_path(&self, key: &Key) -> PathBuf {
+        self.root.join("logs").join(format!("{key}.log"))
+    }
+
+    /// Why the last try of `key` failed; none where it was never tried, or is finished.
+    pub fn failure(&self, key: &Key) -> Option<String> {
+        fs::read_to_string(self.failure_path(key)).ok()
+    }
+
+    /// Writes down why `key` failed.
+    pub fn write_failure(&self, key: &Key, message: &str) -> Result<()> {
+        files::write_unsynced(&self.failure_path(key), message.as_bytes())
+    }
+
+    fn lock_path(&self, key: &Key) -> PathBuf {
+        self.root.join("locks").join(key.as_str())
+    }
+
+    fn failure_path(&self, key: &Key) -> PathBuf {
+        self.root.join("failures").join(key.as_str())
+    }
+
+    fn spec_path(&self, key: &Key) -> PathBuf {
+        self.root.join("specs").join(format!("{key}.json"))
+    }
+
+    fn object_path(&self, key: &Key) -> PathBuf {
+        self.root.join("objects").join(&key.as_str()[..2]).join(key.as_str())
+    }
+
+    fn work_path(&self, key: &Key) -> PathBuf {
+        self.root.join("tmp").join(key.as_str())
+    }
+}
+
+/// The metadata of the object at `dir`, where it is whole: readable, and each file there with its size.
+fn read_meta(dir: &Path) -> Option<Meta> {
+    let meta: Meta = serde_json::from_slice(&fs::read(dir.join(META)).ok()?).ok()?;
+    let whole = |file: &FileMeta| {
+        fs::metadata(dir.join(&file.path)).is_ok_and(|found| found.is_file() && found.len() == file.bytes)
+    };
+    meta.files.iter().all(whole).then_some(meta)
+}

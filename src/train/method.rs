@@ -1,0 +1,204 @@
+//! The training loop that serves every method.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::features::{DiffusionModel, FeatureSource};
+use super::sampler::Sampler;
+use super::{Checkpoints, Monitor, Outcome, Progress, Row, checkpoint, json_lines, predict};
+use crate::data::{Dataset, Split};
+use crate::methods::{self, Losses, Method, scalar};
+use crate::ops::{Mode, Sgd, Tape, poly_lr};
+use crate::rng::stream_seed;
+use crate::spec::settings::Settings;
+use crate::store::files;
+
+/// The network with the best validation Dice.
+pub const BEST: &str = "best.safetensors";
+/// The last network.
+pub const LAST: &str = "last.safetensors";
+/// The training curve, one JSON object a line.
+pub const HISTORY: &str = "history.jsonl";
+
+/// Steps between two rows of the training curve, at most; each row holds the mean over its steps.
+const ROW_EVERY: usize = 10;
+
+/// What a checkpoint holds beside tensors.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// Steps done.
+    step: usize,
+    history: Vec<Row>,
+    best: Option<Best>,
+    /// Sums of the row that is being collected.
+    sums: Sums,
+}
+
+/// The best validation so far.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Best {
+    step: usize,
+    dice: f64,
+}
+
+/// Losses of the steps since the last row.
+#[derive(Default, Serialize, Deserialize)]
+struct Sums {
+    steps: usize,
+    values: Vec<(String, f64)>,
+}
+
+impl Sums {
+    fn add(&mut self, total: f64, losses: &Losses) {
+        self.steps += 1;
+        let parts = losses.parts.iter().map(|(name, value)| (*name, *value));
+        for (name, value) in std::iter::once(("loss", total)).chain(parts) {
+            match self.values.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += value,
+                None => self.values.push((name.into(), value)),
+            }
+        }
+    }
+
+    /// The means as a row, leaving nothing behind.
+    fn take(&mut self, step: usize, lr: f64) -> Row {
+        let Self { steps, values } = std::mem::take(self);
+        let mut row = Row::new();
+        row.insert("step".into(), step.into());
+        row.insert("lr".into(), lr.into());
+        for (name, sum) in values {
+            row.insert(name, (sum / steps as f64).into());
+        }
+        row
+    }
+}
+
+/// Trains the method of `settings` with the first `patients` labelled and writes [`BEST`], [`LAST`] and [`HISTORY`]
+/// into `dir`. Continues from a checkpoint that it finds there. `at_test` is the diffusion model of a method that needs
+/// features at validation and test.
+pub fn train(
+    settings: &Settings,
+    patients: usize,
+    data: &Dataset,
+    features: &FeatureSource,
+    at_test: Option<&DiffusionModel>,
+    dir: &Path,
+    monitor: &dyn Monitor,
+) -> Result<Outcome> {
+    let method = methods::build(settings, &features.shapes()?)?;
+    let sampler = Sampler::new(data, settings, patients, features)?;
+    let mut run = Run::start(settings, method, dir, monitor)?;
+    let total = settings.train.iterations;
+    let mut checkpoints = Checkpoints::new();
+    while run.state.step < total {
+        if monitor.stopped() {
+            run.save(dir)?;
+            return Ok(Outcome::Stopped);
+        }
+        let (loss, lr) = run.step(&sampler)?;
+        let step = run.state.step;
+        let validates = step.is_multiple_of(settings.train.validate_every) || step == total;
+        if validates || step.is_multiple_of(ROW_EVERY) {
+            let mut row = run.state.sums.take(step, lr);
+            if validates {
+                run.validate(data, at_test, dir, &mut row)?;
+            }
+            run.state.history.push(row);
+        }
+        let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
+        monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note });
+        if step < total {
+            checkpoints.when_due(|| run.save(dir))?;
+        }
+    }
+    run.finish(dir)
+}
+
+/// A run under way.
+struct Run<'a> {
+    settings: &'a Settings,
+    method: Box<dyn Method>,
+    optimiser: Sgd,
+    state: State,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        settings: &'a Settings,
+        method: Box<dyn Method>,
+        dir: &Path,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        let optimiser = Sgd::new(settings.train.momentum, settings.train.weight_decay);
+        let state = State { step: 0, history: Vec::new(), best: None, sums: Sums::default() };
+        let mut run = Self { settings, method, optimiser, state };
+        if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE))? {
+            run.state = state;
+            run.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
+            run.method.params().load(&tensors).context("restore the checkpoint")?;
+            monitor.note(format!("continues from step {}", run.state.step));
+        }
+        Ok(run)
+    }
+
+    /// One step; its loss and learning rate.
+    fn step(&mut self, sampler: &Sampler) -> Result<(f64, f64)> {
+        let Settings { train, seed, .. } = self.settings;
+        let step = self.state.step;
+        let batch = sampler.batch(step)?;
+        let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
+        let losses = self.method.loss(&tape, &batch)?;
+        let total = scalar(&losses.total)?;
+        ensure!(
+            total.is_finite(),
+            "the loss is {total} at step {step}: the training has diverged; lower train.lr (now {})",
+            train.lr
+        );
+        let gradients = tape.backward(&losses.total)?;
+        let lr = poly_lr(train.lr, step, train.iterations, train.poly);
+        self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
+        self.state.sums.add(total, &losses);
+        self.state.step += 1;
+        Ok((total, lr))
+    }
+
+    fn validate(
+        &mut self,
+        data: &Dataset,
+        features: Option<&DiffusionModel>,
+        dir: &Path,
+        row: &mut Row,
+    ) -> Result<()> {
+        let predictor = predict::Predictor { method: &*self.method, size: self.settings.size, features };
+        let dice = predict::mean_dice(&predictor, data, Split::Val)?;
+        row.insert("val_dice".into(), dice.into());
+        if self.state.best.is_none_or(|best| dice > best.dice) {
+            self.state.best = Some(Best { step: self.state.step, dice });
+            files::write_atomic(dir.join(BEST), self.method.params().encode()?)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        let moments = self.optimiser.state()?;
+        let moments = checkpoint::prefixed("optimiser/", moments.iter().map(|(name, t)| (name.as_str(), t)));
+        let tensors = checkpoint::prefixed("", self.method.params().named()).chain(moments).collect();
+        checkpoint::save(&dir.join(checkpoint::FILE), tensors, &self.state)
+    }
+
+    fn finish(self, dir: &Path) -> Result<Outcome> {
+        self.method.params().to_safetensors(&dir.join(LAST))?;
+        files::write_atomic(dir.join(HISTORY), &json_lines(&self.state.history)?)?;
+        let best = self.state.best.context("no validation ran")?;
+        let summary: Value = json!({
+            "steps": self.state.step,
+            "best_step": best.step,
+            "val_dice": best.dice,
+            "parameters": self.method.params().count(),
+        });
+        Ok(Outcome::Finished(summary))
+    }
+}
