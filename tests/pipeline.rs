@@ -183,6 +183,29 @@ fn an_interrupt_saves_a_checkpoint_that_the_next_run_continues_from() {
 }
 
 #[test]
+fn every_choice_of_mcsd_runs() {
+    let (base, _) = SWEEP.split_once("grid:").expect("the sweep has a grid");
+    let sweep = format!(
+        "{base}zip:
+  mcsd.feature_loss: [literal, fused, mutual, fused]
+  mcsd.test_stream: [mean, feature, image, mean]
+  features.mode: [cached, online, online, cached]
+  features.reduction: [learned, fixed_random, learned, learned]
+include:
+  - {{ method: supervised, train.loss: ce, evaluate.empty: diagonal, evaluate.select: last }}
+  - {{ diffusion.iterations: 0 }}
+  - {{ diffusion.resblock_updown: false, diffusion.scale_shift_norm: false }}
+"
+    )
+    .replace("  method: mcsd\n", "");
+    let folder = Folder::new(&sweep);
+    let (code, out, err) = folder.run(&["run", "tiny.yaml"]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    let points = fs::read_to_string(folder.path("results/tiny/points.csv")).expect("the frame");
+    assert_eq!(points.matches(",done,").count(), 7, "{points}");
+}
+
+#[test]
 fn a_diverged_training_stops_alone() {
     let sweep = SWEEP
         .replace("  dic: [false, true]", "  train.lr: [0.01, 1.0e30]")

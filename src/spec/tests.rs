@@ -260,6 +260,14 @@ fn label_ratios_in_every_form() {
 }
 
 #[test]
+fn the_lists_of_a_zip_may_repeat_a_value() {
+    let sweep = read("zip: { tau: [0.8, 0.9, 0.9], seed: [0, 0, 1] }");
+    let values = sweep.points.iter().map(|point| (point.settings.tau, point.settings.seed));
+    assert_eq!(values.collect::<Vec<_>>(), [(0.8, 0), (0.9, 0), (0.9, 1)]);
+    assert!(sweep.notes.is_empty(), "{:?}", sweep.notes);
+}
+
+#[test]
 fn a_folder_that_the_phantom_does_not_read_is_noted() {
     let sweep = with("base: { data: phantom }\ngrid: { seed: [0, 1] }", &["data.root=data/ACDC"]);
     let expected = "data.root `data/ACDC` is not read: data.name is phantom (--set data.name=acdc reads it)";

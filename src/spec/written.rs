@@ -293,7 +293,7 @@ impl Written {
 
     fn read_axes(&mut self, section: &str, name: &Name, node: &Node, report: &mut Reporter) {
         match &node.content {
-            Content::Map(entries) => self.axes_of("", entries, report),
+            Content::Map(entries) => self.axes_of(section, "", entries, report),
             Content::Bad => {}
             _ if node.is_null() => {}
             _ => {
@@ -303,13 +303,13 @@ impl Written {
         }
     }
 
-    fn axes_of(&mut self, prefix: &str, entries: &[(Name, Node)], report: &mut Reporter) {
+    fn axes_of(&mut self, section: &str, prefix: &str, entries: &[(Name, Node)], report: &mut Reporter) {
         for (name, node) in entries {
             let path = format!("{prefix}{}", name.text);
             match (schema::find(prefix, &name.text), &node.content) {
                 (Found::Nothing(help), _) => unknown_key(prefix, name, help, report),
                 (Found::Table(_), Content::Map(entries)) => {
-                    self.axes_of(&format!("{path}."), entries, report);
+                    self.axes_of(section, &format!("{path}."), entries, report);
                 }
                 (_, Content::Bad) => {}
                 (Found::Setting(key), Content::List(items)) if lacks_lists(key, items) => {
@@ -318,7 +318,7 @@ impl Written {
                     report.error(node.place, message, Some(format!("write [{}]", node.shown())));
                     self.broken.push(key.path);
                 }
-                (_, Content::List(items)) => self.axis(prefix, name, items, report),
+                (_, Content::List(items)) => self.axis(section, prefix, name, items, report),
                 _ => {
                     let message = format!("axis `{path}: {}`: expected a list of values", node.shown());
                     let help = Some(format!("write [{}], or move it to `base`", node.shown()));
@@ -328,8 +328,8 @@ impl Written {
         }
     }
 
-    /// One axis from the nodes of its values.
-    fn axis(&mut self, prefix: &str, name: &Name, items: &[Node], report: &mut Reporter) {
+    /// One axis of `section` from the nodes of its values. In `grid` a value counts once; in `zip` it may come again.
+    fn axis(&mut self, section: &str, prefix: &str, name: &Name, items: &[Node], report: &mut Reporter) {
         let path = format!("{prefix}{}", name.text);
         if items.is_empty() {
             report.error(name.place, format!("axis `{path}` has no values"), None);
@@ -345,7 +345,7 @@ impl Written {
                 continue;
             }
             let shown = shown(&path, &leaves);
-            if values.iter().any(|value| value.shown == shown) {
+            if section == "grid" && values.iter().any(|value| value.shown == shown) {
                 report.note(node.place, &format!("axis `{path}` lists {shown} twice; once is enough"));
             } else {
                 values.push(AxisValue { leaves, shown });
