@@ -13,7 +13,7 @@ use crate::store::key::Key;
 
 const WHOLE: &str = "{prefix} {bar:24} {pos}/{len} {wide_msg}";
 /// Two lines: labels differ in their ends, which a narrow terminal would cut off.
-const STAGE: &str = "  {prefix}\n    {bar:16} {wide_msg}";
+const STAGE: &str = "  {prefix}\n    {bar:12} {wide_msg}";
 
 /// A bar for the whole run and one for each stage that runs, on standard error.
 pub(super) struct Bars {

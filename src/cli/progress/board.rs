@@ -74,7 +74,7 @@ impl Board {
 }
 
 impl Row {
-    /// Its state on one line: `step 40/300, loss 0.512, val dice 71.2, 12 s, about 1 min 20 s left`.
+    /// Its state on one line: `step 40/300, about 1 min 20 s left, loss 0.512, val dice 71.2 %, 12 s`.
     pub(super) fn state(&self, now: Instant) -> String {
         if let Some(holder) = &self.waiting {
             return format!("{holder} computes it already; waiting for the result");
@@ -83,14 +83,15 @@ impl Row {
         if let Some((done, total)) = self.done {
             parts.push(format!("{} {done}/{total}", self.unit));
         }
+        // Early in the line: a narrow terminal cuts off its end.
+        if let Some(left) = self.left(now) {
+            parts.push(format!("about {} left", time(left)));
+        }
         if let Some(loss) = self.loss {
             parts.push(format!("loss {loss:.4}"));
         }
         parts.extend(self.note.clone());
         parts.push(time(now.duration_since(self.started)));
-        if let Some(left) = self.left(now) {
-            parts.push(format!("about {} left", time(left)));
-        }
         parts.join(", ")
     }
 
