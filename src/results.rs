@@ -5,12 +5,14 @@
 //! | `points` | a point | `sweep`, `id`, axes, `status`, `error`, settings that a report names, counts, means, `best_step`, keys |
 //! | `cases` | a point × case × class | `id`, axes, `case`, `patient`, `class`, metrics, flags, what else was logged |
 //! | `history` | a point × logged step | `id`, axes, `step`, every number that was logged |
+//! | `diffusion` | a diffusion model × logged step | `model`, `label`, `step`, `loss`, the loss by diffusion step |
 //!
 //! Dice and Jaccard are fractions 0–1, distances voxels. Metrics of a point are means over its cases, class by class,
 //! and then over the classes. Axes keep their type: truth values, whole numbers and numbers as such, lists and all
 //! else as text. Equal input gives equal bytes.
 
 mod columns;
+mod diffusion;
 mod read;
 
 use std::fs::File;
@@ -28,11 +30,13 @@ use crate::store::files;
 use columns::Builder;
 use read::{Case, Step};
 
+pub use diffusion::{ModelRecord, Samples};
+
 /// The metrics of a case, in the order of all tables.
 pub use crate::spec::report::METRICS;
 
 /// The names of the frames, which are also their files' names.
-pub const FRAMES: [&str; 3] = ["points", "cases", "history"];
+pub const FRAMES: [&str; 4] = ["points", "cases", "history", "diffusion"];
 
 /// How far a point came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +130,10 @@ pub struct Frames {
     pub cases: DataFrame,
     /// One row per point and logged step.
     pub history: DataFrame,
+    /// One row per diffusion model and logged step.
+    pub diffusion: DataFrame,
+    /// Images sampled from the diffusion models.
+    pub samples: Vec<Samples>,
 }
 
 /// Everything read of one point.
@@ -135,11 +143,11 @@ struct Loaded<'a> {
     history: Vec<Step>,
 }
 
-/// Reads the results of `points` into the frames of the sweep `name`.
+/// Reads the results of `points`, and of the diffusion `models` behind them, into the frames of the sweep `name`.
 ///
 /// # Errors
 /// When a finished point lacks its files or a file holds something else than stages write; names file, line and field.
-pub fn collect(name: &str, points: &[PointRecord]) -> Result<Frames> {
+pub fn collect(name: &str, points: &[PointRecord], models: &[ModelRecord]) -> Result<Frames> {
     let loaded: Vec<Loaded> = points
         .par_iter()
         .map(|record| load(record).with_context(|| format!("cannot collect point {} of `{name}`", record.id)))
@@ -149,6 +157,8 @@ pub fn collect(name: &str, points: &[PointRecord]) -> Result<Frames> {
         points: points_frame(name, &loaded, &axes)?,
         cases: cases_frame(&loaded, &axes)?,
         history: history_frame(&loaded, &axes)?,
+        diffusion: diffusion::frame(models)?,
+        samples: diffusion::samples(models)?,
     })
 }
 
@@ -244,17 +254,22 @@ fn history_frame(loaded: &[Loaded], axes: &[&str]) -> Result<DataFrame> {
     let owners: Vec<&Loaded> = rows.iter().map(|(l, _)| *l).collect();
     owner_columns(&mut frame, &owners, axes)?;
     frame.ints("step", rows.iter().map(|(_, step)| Some(step.step)).collect())?;
-    let mut keys: Vec<&str> = Vec::new();
-    for (key, _) in rows.iter().flat_map(|(_, step)| &step.numbers) {
-        if !keys.contains(&key.as_str()) {
-            keys.push(key);
-        }
-    }
-    for key in keys {
-        let number = |step: &Step| step.number(key);
-        frame.floats(&frame.free_name(key), rows.iter().map(|(_, step)| number(step)).collect())?;
+    for key in logged(rows.iter().map(|(_, step)| *step)) {
+        let number = |step: &Step| step.number(&key);
+        frame.floats(&frame.free_name(&key), rows.iter().map(|(_, step)| number(step)).collect())?;
     }
     frame.finish()
+}
+
+/// The names of all numbers of `steps`, in the order in which they first appear.
+fn logged<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for (key, _) in steps.flat_map(|step| &step.numbers) {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    keys
 }
 
 /// The columns that say whose a row is.
@@ -315,10 +330,11 @@ pub(crate) fn is_validation_dice(key: &str) -> bool {
     matches!(key, "val_dice" | "val.dice" | "validation_dice" | "validation.dice" | "dice_val")
 }
 
-/// Writes `{points,cases,history}.{parquet,csv}` into `dir`, each by one rename.
+/// Writes `{points,cases,history,diffusion}.{parquet,csv}` into `dir`, each by one rename.
 pub fn write(frames: &Frames, dir: &Path) -> Result<()> {
     files::create_folder(dir)?;
-    for (name, frame) in FRAMES.iter().zip([&frames.points, &frames.cases, &frames.history]) {
+    let Frames { points, cases, history, diffusion, .. } = frames;
+    for (name, frame) in FRAMES.iter().zip([points, cases, history, diffusion]) {
         let mut frame = frame.clone();
         let mut bytes = Vec::new();
         let parquet = dir.join(format!("{name}.parquet"));
@@ -337,7 +353,7 @@ pub fn write(frames: &Frames, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads what [`write()`] wrote; sampled images are not among it.
 pub fn read(dir: &Path) -> Result<Frames> {
     let frame = |name: &str| -> Result<DataFrame> {
         let path = dir.join(format!("{name}.parquet"));
@@ -348,7 +364,14 @@ pub fn read(dir: &Path) -> Result<Frames> {
             format!("{} is no frame of this program: delete it and run the sweep again", path.display())
         })
     };
-    Ok(Frames { points: frame("points")?, cases: frame("cases")?, history: frame("history")? })
+    let [points, cases, history, diffusion] = FRAMES.map(frame);
+    Ok(Frames {
+        points: points?,
+        cases: cases?,
+        history: history?,
+        diffusion: diffusion?,
+        samples: Vec::new(),
+    })
 }
 
 /// The names of the axes of a points frame: what stands between `id` and `status`.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{OrBadInput as _, tell};
 use crate::plan::{Plan, PlannedPoint, PlannedStage};
 use crate::report;
-use crate::results::{self, PointRecord, Status};
+use crate::results::{self, ModelRecord, PointRecord, Status};
 use crate::spec::{self, Sweep};
+use crate::stage::StageKind;
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store, files};
 
@@ -80,7 +81,8 @@ impl Output {
         let stages: Stages<'_> = plan.stages.iter().map(|stage| (&stage.key, stage)).collect();
         let records: Vec<PointRecord> =
             plan.points.iter().map(|point| record(point, &stages, store)).collect();
-        let frames = results::collect(&plan.name, &records)?;
+        let models: Vec<ModelRecord> = plan.stages.iter().filter_map(|stage| model(stage, store)).collect();
+        let frames = results::collect(&plan.name, &records, &models)?;
         results::write(&frames, &self.results)?;
         let rendered = report::render(&frames, &plan.name, &sweep.description, &sweep.report, &self.report)?;
         let whole = records.iter().all(|record| record.status == Status::Done);
@@ -132,6 +134,12 @@ fn record(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> PointReco
         failure(point, stages, store).map_or(Status::Missing, Status::Failed)
     };
     PointRecord::new(point, status, train, evaluate)
+}
+
+/// The diffusion model of `stage`, where it is one and finished.
+fn model(stage: &PlannedStage, store: &Store) -> Option<ModelRecord> {
+    let folder = (stage.spec.kind == StageKind::Pretrain).then(|| store.object(&stage.key)).flatten()?;
+    Some(ModelRecord { key: stage.key.to_string(), label: stage.label.clone(), folder })
 }
 
 /// Why `point` is not done: the failure of a stage that it needs, the nearest to its end.

@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::figures::Figure;
 use super::format;
 use super::labels::METRICS;
 use super::sweep::{SEED, Sweep};
 use super::table::Table;
+use crate::results::Samples;
 
 /// Text for between tags and in quoted attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -33,6 +35,7 @@ pub(super) fn page(
     tables: &[Table],
     figures: &[Figure],
     drawn: &[String],
+    samples: &[Samples],
 ) -> Result<String> {
     let title = escape(name);
     let mut out = format!(
@@ -69,6 +72,7 @@ pub(super) fn page(
         }
         out.push_str("</div>\n</section>\n");
     }
+    out.push_str(&sampled(samples));
     out.push_str(&failures(sweep));
     out.push_str(&points(sweep)?);
     out.push_str("</main>\n</body>\n</html>\n");
@@ -164,6 +168,27 @@ fn empty_rule(sweep: &Sweep) -> &'static str {
             "Where exactly one of prediction and label is empty, <code>evaluate.empty</code> gives the distances."
         }
     }
+}
+
+/// The pictures sampled from the diffusion models, inside the page.
+fn sampled(samples: &[Samples]) -> String {
+    if samples.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("<section>\n<h2>Sampled images</h2>\n<div class=\"figures\">\n");
+    for (index, Samples { model, label, png }) in samples.iter().enumerate() {
+        let _ = writeln!(
+            out,
+            "<figure>\n<img alt=\"images sampled from {label}\" src=\"data:image/png;base64,{png}\">\n<figcaption>Sampled from \
+             noise by the diffusion model <code>{model}</code> ({label}): what its training has made of it.</figcaption>\n\
+             <p class=\"links\"><a href=\"figures/diffusion_samples_{number}.png\">png</a></p>\n</figure>",
+            label = escape(label),
+            png = BASE64_STANDARD.encode(png),
+            number = index + 1,
+        );
+    }
+    out.push_str("</div>\n</section>\n");
+    out
 }
 
 fn failures(sweep: &Sweep) -> String {

@@ -4,9 +4,11 @@
 //!
 //! - `index.html`, one self-contained page: no script, no network;
 //! - `tables/*.{md,tex,csv}`: mean ± SD over seeds, best in bold, second underlined;
-//! - `figures/*.{svg,png}`: each numeric axis, the configurations, the learning curves.
+//! - `figures/*.{svg,png}`: each numeric axis, the configurations, the learning curves, the diffusion model's loss and images
+//!   sampled from it.
 
 mod chart;
+mod diffusion;
 mod drawing;
 mod figures;
 mod format;
@@ -16,7 +18,7 @@ mod learning;
 mod sweep;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -57,6 +59,9 @@ pub fn render(
     let tables = tables(&sweep, settings).context("cannot build the report's tables")?;
     let mut figures = figures(&sweep, settings).context("cannot draw the report's figures")?;
     figures.extend(learning::curves(&sweep, &frames.history)?);
+    figures.extend(
+        diffusion::loss_by_step(&frames.diffusion).context("cannot draw the diffusion model's loss")?,
+    );
     let mut written = vec![dir.join("index.html")];
     let folder = dir.join("tables");
     files::create_folder(&folder)?;
@@ -82,9 +87,36 @@ pub fn render(
         written.push(path);
         drawn.push(svg);
     }
-    let page = html::page(&sweep, name, description, &tables, &figures, &drawn)?;
+    let pictures = if settings.pictures { frames.samples.as_slice() } else { &[] };
+    for (number, samples) in pictures.iter().enumerate() {
+        let path = folder.join(format!("diffusion_samples_{}.png", number + 1));
+        files::write_atomic(&path, &samples.png)?;
+        written.push(path);
+    }
+    let page = html::page(&sweep, name, description, &tables, &figures, &drawn, pictures)?;
     files::write_atomic(&written[0], page.as_bytes())?;
+    forget_earlier(dir, &written)?;
     Ok(Rendered { index: written[0].clone(), files: written })
+}
+
+/// The list of the files of a report, one path a line, relative to its folder.
+const LIST: &str = ".files";
+
+/// Removes what an earlier report left that this one no longer has: nobody shall cite a table of a sweep that has
+/// changed. Files that no report wrote stay.
+fn forget_earlier(dir: &Path, written: &[PathBuf]) -> Result<()> {
+    let list = dir.join(LIST);
+    for line in std::fs::read_to_string(&list).unwrap_or_default().lines() {
+        let path = dir.join(line);
+        let inside = Path::new(line).components().all(|part| matches!(part, Component::Normal(_)));
+        if inside && !written.contains(&path) && path.is_file() {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove the outdated {}", path.display()))?;
+        }
+    }
+    let relative = written.iter().filter_map(|path| path.strip_prefix(dir).ok());
+    let lines: String = relative.map(|path| format!("{}\n", path.display())).collect();
+    files::write_atomic(&list, lines.as_bytes())
 }
 
 fn tables(sweep: &Sweep, settings: &ReportSettings) -> Result<Vec<Table>> {

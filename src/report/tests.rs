@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::results::{PointRecord, Status, collect};
+use crate::results::{ModelRecord, PointRecord, Status, collect};
 use crate::rng::stream;
 use crate::spec::report::{FigureKind, FigureSettings, OneOrMany, TableSettings};
 use table::Rank::{Best, Other, Second};
@@ -85,7 +85,7 @@ fn ablation(dir: &Path, seeds: u64, holes: bool) -> Frames {
             points.push(record(dir, points.len(), &Wanted { axes, dice, status }));
         }
     }
-    collect("ablation", &points).unwrap()
+    collect("ablation", &points, &[]).unwrap()
 }
 
 /// τ against the label ratio, with sets of blocks and a rate that spans decades.
@@ -101,7 +101,7 @@ fn sensitivity(dir: &Path) -> Frames {
             }
         }
     }
-    collect("sensitivity", &points).unwrap()
+    collect("sensitivity", &points, &[]).unwrap()
 }
 
 /// Sets of blocks by learning rate: a category, and numbers over decades.
@@ -119,7 +119,7 @@ fn blocks(dir: &Path) -> Frames {
             }
         }
     }
-    collect("blocks", &points).unwrap()
+    collect("blocks", &points, &[]).unwrap()
 }
 
 /// A folder to render into; kept for looking at where `SWEEP_REPORT_TEST_DIR` names one.
@@ -257,11 +257,12 @@ fn a_sweep_without_results_still_renders() {
     let temporary = TempDir::new().unwrap();
     let mut points: Vec<PointRecord> = Vec::new();
     let dir = folder(&temporary, "nothing");
-    rendered(&collect("nothing", &points).unwrap(), "nothing", &ReportSettings::default(), &dir);
+    rendered(&collect("nothing", &points, &[]).unwrap(), "nothing", &ReportSettings::default(), &dir);
     let axes = vec![("tau", json!(0.9))];
     points.push(record(temporary.path(), 0, &Wanted { axes, dice: 0.5, status: Status::Missing }));
     let files =
-        rendered(&collect("nothing", &points).unwrap(), "nothing", &ReportSettings::default(), &dir).files;
+        rendered(&collect("nothing", &points, &[]).unwrap(), "nothing", &ReportSettings::default(), &dir)
+            .files;
     assert_eq!(files.len(), 4, "a page and one table: {files:?}");
     assert!(read(&dir, "tables/results.md").contains("| 0.9 | 0 of 1 | *missing* |"));
 }
@@ -375,6 +376,7 @@ fn settings_choose_tables_and_figures() {
     let settings = ReportSettings {
         tables: vec![table(OneOrMany::One("tau".into()), "dice_LV"), table(many, "asd")],
         figures: vec![figure("tau", "asd")],
+        pictures: true,
     };
     let dir = folder(&temporary, "chosen");
     rendered(&frames, "chosen", &settings, &dir);
@@ -389,9 +391,13 @@ fn settings_choose_tables_and_figures() {
     let error = |settings: &ReportSettings| {
         format!("{:#}", render(&frames, "wrong", "", settings, &dir).expect_err("wrong settings"))
     };
-    let wrong = ReportSettings { tables: vec![table(OneOrMany::One("taw".into()), "dice")], figures: vec![] };
+    let wrong = ReportSettings {
+        tables: vec![table(OneOrMany::One("taw".into()), "dice")],
+        figures: vec![],
+        pictures: true,
+    };
     assert!(error(&wrong).contains("`taw` is no axis of the sweep; its axes are label_ratio, tau, seed"));
-    let wrong = ReportSettings { tables: vec![], figures: vec![figure("tau", "dice_heart")] };
+    let wrong = ReportSettings { tables: vec![], figures: vec![figure("tau", "dice_heart")], pictures: true };
     assert!(error(&wrong).contains("`dice_heart` is no metric"), "{}", error(&wrong));
 }
 
@@ -410,7 +416,7 @@ fn equal_means_share_their_rank() {
             point
         })
         .collect();
-    let sweep = Sweep::new(&collect("ranks", &points).unwrap().points).unwrap();
+    let sweep = Sweep::new(&collect("ranks", &points, &[]).unwrap().points).unwrap();
     let metrics = METRICS.map(String::from);
     let request =
         Request { slug: "ranks".into(), axes: vec![0], metrics: &metrics, caption: None, subject: "Results" };
@@ -458,4 +464,75 @@ fn tex_escapes_what_would_not_compile() {
         format::tex_escape("a_b & 5 % {2} τ ± ✓ `x`"),
         r"a\_b \& 5 \% \{2\} $\tau$ $\pm$ $\checkmark$ 'x'"
     );
+}
+
+/// A model with a curve of 8 rows in 10 bins, and a picture.
+fn model(dir: &Path, name: &str) -> ModelRecord {
+    let folder = dir.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let mut lines = String::new();
+    for row in 1..=8 {
+        let mut line = json!({ "step": 20 * row, "loss": 1.0 / f64::from(row) });
+        for bin in 0..10 {
+            line[format!("loss_t{}", 100 * bin)] = json!(1.0 / f64::from(row * (1 + bin)));
+        }
+        lines += &format!("{line}\n");
+    }
+    fs::write(folder.join("history.jsonl"), lines).unwrap();
+    fs::write(folder.join("samples.png"), b"a picture").unwrap();
+    ModelRecord { key: format!("{name}0123"), label: format!("pretrain {name}"), folder }
+}
+
+#[test]
+fn diffusion_models_show_their_loss_by_step_and_their_samples() {
+    let temporary = TempDir::new().unwrap();
+    let dir = folder(&temporary, "diffusion");
+    let models = ["phantom", "<other>"].map(|name| model(temporary.path(), name));
+    let both = collect("models", &[], &models).unwrap();
+    assert_eq!(both.diffusion.height(), 16);
+    let svg = |frames: &Frames, dir: &Path| {
+        rendered(frames, "models", &ReportSettings::default(), dir);
+        read(dir, "figures/diffusion_loss.svg")
+    };
+    let several = svg(&both, &dir);
+    assert!(several.contains("pretrain phantom") && several.contains("pretrain &lt;other&gt;"), "{several}");
+    let page = read(&dir, "index.html");
+    assert!(page.contains("data:image/png;base64,YSBwaWN0dXJl"), "the picture is part of the page");
+    assert!(page.contains("images sampled from pretrain &lt;other&gt;"));
+    assert_eq!(read(&dir, "figures/diffusion_samples_2.png"), "a picture");
+
+    let none = ReportSettings { pictures: false, ..ReportSettings::default() };
+    rendered(&both, "models", &none, &dir);
+    assert!(
+        !read(&dir, "index.html").contains("data:image")
+            && !dir.join("figures/diffusion_samples_1.png").exists()
+    );
+
+    // One model alone shows how it came there: a line for each quarter.
+    let one = svg(&collect("models", &[], &models[..1]).unwrap(), &dir);
+    for quarter in ["steps 1–40", "steps 41–80", "steps 81–120", "steps 121–160"] {
+        assert!(one.contains(quarter), "{quarter} is missing: {one}");
+    }
+}
+
+#[test]
+fn a_report_takes_back_the_files_of_the_one_before_and_no_others() {
+    let temporary = TempDir::new().unwrap();
+    let dir = folder(&temporary, "changed");
+    let outside = temporary.path().join("outside.md");
+    fs::write(&outside, "not of a report").unwrap();
+    let models = [model(temporary.path(), "phantom")];
+    let first =
+        rendered(&collect("models", &[], &models).unwrap(), "changed", &ReportSettings::default(), &dir)
+            .files;
+    fs::write(dir.join("tables/mine.md"), "a note of the user").unwrap();
+    let list = read(&dir, ".files");
+    fs::write(dir.join(".files"), format!("{list}../outside.md\n{}\n", outside.display())).unwrap();
+    let second =
+        rendered(&collect("models", &[], &[]).unwrap(), "changed", &ReportSettings::default(), &dir).files;
+    for file in &first {
+        assert_eq!(file.exists(), second.contains(file), "{}", file.display());
+    }
+    assert!(first.len() > second.len());
+    assert!(outside.exists() && dir.join("tables/mine.md").exists(), "a file of someone else is gone");
 }

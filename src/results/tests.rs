@@ -63,7 +63,7 @@ fn sample(dir: &TempDir) -> Vec<PointRecord> {
 #[test]
 fn frames_hold_each_point_case_and_step() {
     let dir = TempDir::new().unwrap();
-    let frames = collect("demo", &sample(&dir)).unwrap();
+    let frames = collect("demo", &sample(&dir), &[]).unwrap();
     assert_eq!((frames.points.height(), frames.cases.height(), frames.history.height()), (4, 6, 4));
     assert_eq!(axis_names(&frames.points), ["tau", "dfm", "blocks", "label_ratio", "seed"]);
     let column = |frame: &DataFrame, name: &str| frame.column(name).unwrap().clone();
@@ -93,10 +93,10 @@ fn frames_hold_each_point_case_and_step() {
 #[test]
 fn written_frames_read_back_and_repeat_bit_for_bit() {
     let dir = TempDir::new().unwrap();
-    let frames = collect("demo", &sample(&dir)).unwrap();
+    let frames = collect("demo", &sample(&dir), &[]).unwrap();
     let (first, second) = (dir.path().join("first"), dir.path().join("deep/second"));
     write(&frames, &first).unwrap();
-    write(&collect("demo", &sample(&dir)).unwrap(), &second).unwrap();
+    write(&collect("demo", &sample(&dir), &[]).unwrap(), &second).unwrap();
     let back = read(&first).unwrap();
     for (ours, theirs) in
         [(&frames.points, &back.points), (&frames.cases, &back.cases), (&frames.history, &back.history)]
@@ -121,11 +121,11 @@ fn written_frames_read_back_and_repeat_bit_for_bit() {
 fn a_sweep_without_results_has_frames() {
     let dir = TempDir::new().unwrap();
     let missing = sample(&dir).split_off(3);
-    let frames = collect("demo", &missing).unwrap();
+    let frames = collect("demo", &missing, &[]).unwrap();
     assert_eq!((frames.points.height(), frames.cases.height(), frames.history.height()), (1, 0, 0));
     write(&frames, dir.path()).unwrap();
     assert!(read(dir.path()).unwrap().points.equals_missing(&frames.points));
-    write(&collect("empty", &[]).unwrap(), dir.path()).unwrap();
+    write(&collect("empty", &[], &[]).unwrap(), dir.path()).unwrap();
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn bad_files_are_named() {
     let dir = TempDir::new().unwrap();
     let message = |cases: &[Value]| {
         let points = [record(&dir, "bad", &json!([["tau", 0.9]]), cases, &[])];
-        format!("{:#}", collect("demo", &points).expect_err("bad input"))
+        format!("{:#}", collect("demo", &points, &[]).expect_err("bad input"))
     };
     let mut broken = case("a", "lv", 0.9, 1.0);
     assert!(message(&[]).contains("holds no case"));
@@ -146,10 +146,10 @@ fn bad_files_are_named() {
     broken.as_object_mut().unwrap().remove("dice");
     assert!(message(&[broken]).contains("missing field `dice`"));
     let clash = [record(&dir, "clash", &json!([["dice", 1]]), &[case("a", "lv", 0.9, 1.0)], &[])];
-    assert!(format!("{:#}", collect("demo", &clash).unwrap_err()).contains("named `dice`"));
+    assert!(format!("{:#}", collect("demo", &clash, &[]).unwrap_err()).contains("named `dice`"));
     let mut gone = sample(&dir);
     gone[0].evaluate = Some(dir.path().join("nowhere"));
-    assert!(format!("{:#}", collect("demo", &gone).unwrap_err()).contains("nowhere"));
+    assert!(format!("{:#}", collect("demo", &gone, &[]).unwrap_err()).contains("nowhere"));
     assert!(format!("{:#}", read(&dir.path().join("nothing")).unwrap_err()).contains("points.parquet"));
 }
 

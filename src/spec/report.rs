@@ -8,13 +8,21 @@ use super::yaml::{Content, Name, Node, shorten};
 
 /// The `report` section of a sweep file. Where it is empty, the report chooses: one table over all axes but the seed,
 /// and a sensitivity plot for each numeric axis.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReportSettings {
     /// Tables, in order.
     pub tables: Vec<TableSettings>,
     /// Figures, in order.
     pub figures: Vec<FigureSettings>,
+    /// Whether images sampled from the diffusion models are shown. They may resemble the patients it was trained on.
+    pub pictures: bool,
+}
+
+impl Default for ReportSettings {
+    fn default() -> Self {
+        Self { tables: vec![], figures: vec![], pictures: true }
+    }
 }
 
 /// One table.
@@ -89,7 +97,11 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Repor
             "figures" => {
                 settings.figures = each("figures", node, report, |node, report| figure(node, axes, report));
             }
-            _ => unknown("report", name, &["tables", "figures"], report),
+            "pictures" => match word("pictures", "a truth value", node, &["true", "false"], report) {
+                Some(word) => settings.pictures = word == "true",
+                None => {}
+            },
+            _ => unknown("report", name, &["tables", "figures", "pictures"], report),
         }
     }
     settings

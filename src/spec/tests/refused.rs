@@ -275,7 +275,7 @@ report:
     error: a.yaml:9:23: `x: tau` is not an axis: expected `dfm` or `seed`
       9 |     - { kind: bar, x: tau }
         |                       ^^^
-    error: a.yaml:10:3: unknown key `plots` of a report: expected `tables` or `figures`
+    error: a.yaml:10:3: unknown key `plots` of a report: expected `tables`, `figures` or `pictures`
       10 |   plots: []
          |   ^^^^^
     ");
