@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::files::{self, explain};
 use super::key::Key;
+use super::provenance::Provenance;
 use super::{CHECKPOINT, FileMeta, META, Meta, Store, StoredSpec};
 
 /// The file in a work folder that holds the seconds of its earlier tries.
@@ -22,6 +23,8 @@ pub struct Work<'a> {
     dir: PathBuf,
     /// Seconds of the tries before this one.
     earlier: f64,
+    /// When this try began.
+    begun: SystemTime,
 }
 
 impl<'a> Work<'a> {
@@ -30,7 +33,7 @@ impl<'a> Work<'a> {
         files::create_folder(&dir)?;
         let text = fs::read_to_string(dir.join(SECONDS)).unwrap_or_default();
         let earlier = text.trim().parse().ok().filter(|&s: &f64| s.is_finite() && s >= 0.0).unwrap_or(0.0);
-        Ok(Self { store, key: key.clone(), dir, earlier })
+        Ok(Self { store, key: key.clone(), dir, earlier, begun: SystemTime::now() })
     }
 
     /// The folder.
@@ -70,6 +73,7 @@ impl<'a> Work<'a> {
             threads,
             summary,
             files: found,
+            provenance: Some(Provenance::of_process(self.begun, self.store.data_of(spec))),
         };
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
         files::write_atomic(self.dir.join(META), bytes)?;

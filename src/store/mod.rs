@@ -12,6 +12,7 @@
 
 pub mod files;
 pub mod key;
+pub mod provenance;
 mod commit;
 mod lock;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use serde_json::Value;
 
 use crate::stage::{Parent, StageKind, StageSpec};
 use key::Key;
+use provenance::Provenance;
 
 pub use commit::Work;
 pub use lock::Lock;
@@ -65,6 +67,9 @@ pub struct Meta {
     pub summary: Value,
     /// The files, sorted by path.
     pub files: Vec<FileMeta>,
+    /// How it came to be; none of objects that older programs made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 /// A file of an object.
@@ -127,6 +132,20 @@ impl Store {
     /// What is known of the finished stage `key`; none where [`Self::object`] is none.
     pub fn meta(&self, key: &Key) -> Option<Meta> {
         read_meta(&self.object_path(key)).filter(|meta| meta.key == *key)
+    }
+
+    /// The content of the data set that a stage reads, at whatever distance; none where it is unknown.
+    fn data_of(&self, spec: &StageSpec) -> Option<String> {
+        let content = |kind: StageKind, settings: &Value| match kind {
+            StageKind::Prepare => settings.get("content")?.as_str().map(str::to_owned),
+            _ => None,
+        };
+        content(spec.kind, &spec.settings).or_else(|| {
+            spec.parents.iter().find_map(|parent| {
+                let meta = self.meta(&parent.key)?;
+                meta.provenance.and_then(|found| found.data).or_else(|| content(meta.kind, &meta.settings))
+            })
+        })
     }
 
     /// Writes down what `key` is, for `sweep stage`.

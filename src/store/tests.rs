@@ -55,6 +55,28 @@ fn a_commit_publishes_the_files_without_checkpoints_and_with_their_hashes() {
 }
 
 #[test]
+fn an_object_says_how_it_came_to_be() {
+    let (_dir, store, data) = open();
+    let settings = json!({"name": "phantom", "content": "abc"});
+    let spec = StageSpec { kind: StageKind::Prepare, settings, local: json!({}), parents: vec![] };
+    let prepared = StoredSpec { label: "prepare".into(), spec };
+    let work = store.work(&data).unwrap();
+    work.commit(&prepared, json!({}), Duration::ZERO, 2).unwrap();
+    let mut trained = stored();
+    let middle = Key::of(b"pretrain");
+    trained.spec.parents = vec![Parent { role: "data".into(), key: data }];
+    store.work(&middle).unwrap().commit(&trained, json!({}), Duration::ZERO, 2).unwrap();
+    trained.spec.parents = vec![Parent { role: "diffusion".into(), key: middle }];
+    let key = Key::of(b"train");
+    store.work(&key).unwrap().commit(&trained, json!({}), Duration::ZERO, 2).unwrap();
+
+    let found = store.meta(&key).unwrap().provenance.unwrap();
+    assert_eq!(found.data.as_deref(), Some("abc"), "the data set is known through all parents");
+    assert_eq!(found.device, "cpu");
+    assert!(found.start <= found.end && found.end.ends_with('Z'), "{found:?}");
+}
+
+#[test]
 fn a_kill_at_any_step_of_a_commit_leaves_no_object_and_the_next_commit_makes_one() {
     let (_dir, store, key) = open();
     // Killed before the metadata, then after the metadata and before the rename.
