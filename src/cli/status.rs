@@ -145,7 +145,9 @@ mod tests {
         let work = store.work(&stages[0].key).unwrap();
         work.commit(&stored, Value::Null, std::time::Duration::ZERO, 1).unwrap();
         let _lock = store.try_lock(&stages[1].key).unwrap().unwrap();
-        store.write_failure(&stages[2].key, "the loss is NaN").unwrap();
+        let failure =
+            crate::store::Failure { cause: crate::store::Cause::Error, message: "the loss is NaN".into() };
+        store.write_failure(&stages[2].key, &failure).unwrap();
 
         let states: Vec<_> = stages.iter().map(|stage| State::of(stage, &store)).collect();
         let failed = State::Failed("the loss is NaN".into());
