@@ -17,6 +17,7 @@ pub mod provenance;
 pub mod runs;
 mod commit;
 mod failure;
+mod inventory;
 mod lock;
 mod tidy;
 mod verify;
@@ -38,6 +39,7 @@ use provenance::Provenance;
 
 pub use commit::Work;
 pub use failure::{Cause, Failure};
+pub use inventory::{Held, Inventory};
 pub use lock::Lock;
 pub use runs::{RunRecord, Running};
 pub use tidy::{Presence, remove_partials};
