@@ -6,7 +6,7 @@ use crate::spec::load;
 const SWEEP: &str = "
 name: small
 description: two thresholds and a baseline
-base: { data: { name: phantom, patients: 10 }, preset: smoke, timesteps: [50, 250], blocks: [2, 4] }
+base: { data: { name: phantom, patients: 10 }, preset: smoke, timesteps: [50, 250] }
 grid: { method: [mcsd], tau: [0.9, 0.95], blocks: [[2], [2, 4]] }
 include: [{ method: supervised, tau: 0.9, blocks: [2] }]
 report: { tables: [{ rows: tau }] }
