@@ -11,6 +11,7 @@
 //! and then over the classes. Axes keep their type: truth values, whole numbers and numbers as such, lists and all
 //! else as text. Equal input gives equal bytes.
 
+pub mod index;
 mod columns;
 mod diffusion;
 mod read;
@@ -23,7 +24,6 @@ use polars::prelude::{Column, CsvWriter, DataFrame, ParquetReader, ParquetWriter
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::plan::PlannedPoint;
 use crate::spec::settings::Settings;
 use crate::stats;
 use crate::store::files;
@@ -79,27 +79,6 @@ pub struct PointRecord {
     pub train: Option<PathBuf>,
     /// The folder of its finished evaluation, with `cases.jsonl`.
     pub evaluate: Option<PathBuf>,
-}
-
-impl PointRecord {
-    /// The record of a planned point.
-    pub fn new(
-        point: &PlannedPoint,
-        status: Status,
-        train: Option<PathBuf>,
-        evaluate: Option<PathBuf>,
-    ) -> Self {
-        Self {
-            id: point.id.clone(),
-            axes: point.axes.clone(),
-            facts: facts(&point.settings),
-            status,
-            train_key: point.train.to_string(),
-            evaluate_key: point.evaluate.to_string(),
-            train,
-            evaluate,
-        }
-    }
 }
 
 /// The settings that every report names, because a number means little without them, by their dotted paths.

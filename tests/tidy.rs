@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate and the modules it may import, beside itself, `rng` and the settings types
 /// (`spec::settings`, `spec::stages`), which everybody may see.
 const IMPORTS: [(&str, &[&str]); 16] = [
-    ("cli", &["exec", "plan", "report", "results", "spec", "stage", "store"]),
+    ("cli", &["exec", "ops", "plan", "report", "results", "spec", "stage", "store"]),
     ("data", &["store"]),
     ("diffusion", &["nn", "ops"]),
     ("exec", &["plan", "stage", "store"]),
@@ -17,7 +17,7 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("ops", &[]),
     ("plan", &["data", "spec", "stage", "store"]),
     ("report", &["results", "spec", "stats", "store"]),
-    ("results", &["plan", "spec", "stats", "store"]),
+    ("results", &["plan", "spec", "stage", "stats", "store"]),
     ("spec", &[]),
     ("stage", &["data", "diffusion", "methods", "metrics", "store", "train"]),
     ("stats", &[]),

@@ -1,11 +1,19 @@
 //! The command line: one file per command. The only part that prints.
 //!
-//! Exit codes: 0 all done, 1 something failed, 2 the input is wrong, 130 interrupted.
+//! Exit codes: 0 all done, 1 some points failed, 2 the input is wrong, 130 interrupted.
 
+mod cancel;
+mod completions;
+mod doctor;
+mod gc;
+mod logs;
+mod lookup;
 mod pipeline;
 mod plan;
 mod progress;
+mod provenance;
 mod report;
+mod rerun;
 mod run;
 mod stage;
 mod status;
@@ -15,7 +23,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::spec::Diagnostics;
 
@@ -25,7 +33,7 @@ use crate::spec::Diagnostics;
 /// are shared wherever they are equal, runs what is not finished yet, and writes tables, figures and a report. What is
 /// finished stays finished: running the same command again is the recovery from everything.
 #[derive(Debug, Parser)]
-#[command(name = "sweep", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "sweep", version, long_version = env!("SWEEP_VERSION"), after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,17 +45,40 @@ Examples:
   sweep plan ablation.yaml                   what would run, what is shared, what is done
   sweep run ablation.yaml --set seed=0       one value of an axis only
   sweep run ablation.yaml --set data.name=acdc --set data.root=data/ACDC
-  sweep status ablation.yaml                 how far it is, and what failed
+  sweep status                               how far all sweeps are
+  sweep status ablation --watch              one of them, with what failed and the time left
 
-Exit codes: 0 all done, 1 something failed, 2 the input is wrong, 130 interrupted";
+Exit codes: 0 all done, 1 some points failed, 2 the input is wrong, 130 interrupted";
+
+/// Of every command.
+const EXIT_CODES: &str =
+    "Exit codes: 0 all done, 1 some points failed, 2 the input is wrong, 130 interrupted";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
     Plan(plan::Args),
     Status(status::Args),
+    Logs(logs::Args),
+    Cancel(cancel::Args),
     Report(report::Args),
+    Rerun(rerun::Args),
+    Gc(gc::Args),
+    Doctor(doctor::Args),
     Stage(stage::Args),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
+}
+
+/// The arguments of all commands, each with what its exit codes mean.
+fn definition() -> clap::Command {
+    Cli::command().mut_subcommands(|command| match command.get_after_help() {
+        None => command.after_help(EXIT_CODES),
+        Some(own) => {
+            let own = format!("{own}\n\n{EXIT_CODES}");
+            command.after_help(own)
+        }
+    })
 }
 
 /// How a command ends.
@@ -88,7 +119,7 @@ impl<T> OrBadInput<T> for Result<T> {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print(); // where even this cannot be printed, the exit code is left
@@ -100,6 +131,13 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Cancel(args) => cancel::run(&args),
+        Command::Rerun(args) => rerun::run(&args),
+        Command::Gc(args) => gc::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => completions::man(&args),
         Command::Stage(args) => Ok(stage::run(&args)),
     };
     result.unwrap_or_else(|error| explain(&error)).into()
@@ -147,13 +185,11 @@ fn count(n: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_definitions_of_all_commands_hold() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! What the commands share: a sweep file as a plan, its store, and its results and report.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
 
-use super::{OrBadInput as _, tell};
-use crate::plan::{Plan, PlannedPoint, PlannedStage};
+use super::{OrBadInput as _, provenance, tell};
+use crate::plan::Plan;
 use crate::report;
-use crate::results::{self, ModelRecord, PointRecord, Status};
+use crate::results::index::Index;
+use crate::results::{self, Status};
+use crate::spec::report::ReportSettings;
 use crate::spec::{self, Sweep};
-use crate::stage::StageKind;
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store, files};
 
@@ -19,10 +18,10 @@ use crate::store::{DEFAULT_ROOT, Store, files};
 #[derive(Debug, clap::Args)]
 pub(super) struct SweepArgs {
     /// The sweep file; a bare name is also looked for in sweeps/
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Overrides a setting, or an axis by one value, by its dotted path: `seed=0`, `train.iterations=500`, `blocks=[2,4]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
+    pub(super) sets: Vec<String>,
     /// Where finished stages are kept; sweeps share them there
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub(super) store: PathBuf,
@@ -61,9 +60,14 @@ pub(super) struct Output {
 }
 
 impl OutputArgs {
+    /// The folders of the sweep `name`.
+    pub(super) fn at(&self, name: &str) -> Output {
+        Output { results: self.results.join(name), report: self.reports.join(name) }
+    }
+
     /// The folders of the sweep `name`, made and found writable.
     pub(super) fn open(&self, name: &str) -> Result<Output> {
-        let output = Output { results: self.results.join(name), report: self.reports.join(name) };
+        let output = self.at(name);
         files::check_writable(&output.results).context("the results have nowhere to go")?;
         files::check_writable(&output.report).context("the report has nowhere to go")?;
         Ok(output)
@@ -76,91 +80,56 @@ impl Output {
         self.report.join("index.html")
     }
 
-    /// Collects the frames of `plan` from `store` and renders the report of `sweep`. Returns the report's page.
-    pub(super) fn render(&self, sweep: &Sweep, plan: &Plan, store: &Store) -> Result<PathBuf> {
-        let stages: Stages<'_> = plan.stages.iter().map(|stage| (&stage.key, stage)).collect();
-        let records: Vec<PointRecord> =
-            plan.points.iter().map(|point| record(point, &stages, store)).collect();
-        let models: Vec<ModelRecord> = plan.stages.iter().filter_map(|stage| model(stage, store)).collect();
-        let frames = results::collect(&plan.name, &records, &models)?;
+    /// Collects the frames of a sweep from `store` and renders its report. Returns the report's page.
+    pub(super) fn render(&self, index: &Index, store: &Store) -> Result<PathBuf> {
+        let head = &index.head;
+        let records = index.records(store)?;
+        let frames = results::collect(&head.name, &records, &index.models(store))?;
         results::write(&frames, &self.results)?;
-        let rendered = report::render(&frames, &plan.name, &sweep.description, &sweep.report, &self.report)?;
-        let whole = records.iter().all(|record| record.status == Status::Done);
-        if whole {
-            files::write_atomic(mark(store, &plan.name), self.fingerprint(sweep, plan))?;
+        provenance::write(index, store, &self.results)?;
+        let rendered = report::render(&frames, &head.name, &head.description, &head.report, &self.report)?;
+        if records.iter().all(|record| record.status == Status::Done) && store.root().is_dir() {
+            files::write_atomic(mark(store, &head.name), self.fingerprint(index))?;
         }
         Ok(rendered.index)
     }
 
-    /// Whether the report of exactly this plan, whole, lies there already.
-    pub(super) fn is_rendered(&self, sweep: &Sweep, plan: &Plan, store: &Store) -> bool {
-        let mark = std::fs::read_to_string(mark(store, &plan.name));
-        self.page().is_file()
-            && results::FRAMES.iter().all(|name| self.results.join(format!("{name}.parquet")).is_file())
-            && mark.is_ok_and(|mark| mark == self.fingerprint(sweep, plan))
+    /// Renders the report of a sweep from the frames that lie there already.
+    pub(super) fn render_frames(
+        &self,
+        name: &str,
+        description: &str,
+        settings: &ReportSettings,
+    ) -> Result<PathBuf> {
+        let frames = results::read(&self.results)?;
+        Ok(report::render(&frames, name, description, settings, &self.report)?.index)
+    }
+
+    /// Whether the report of exactly this sweep, whole, lies there already.
+    pub(super) fn is_rendered(&self, index: &Index, store: &Store) -> bool {
+        let mark = std::fs::read_to_string(mark(store, &index.head.name));
+        self.page().is_file() && self.has_frames() && mark.is_ok_and(|mark| mark == self.fingerprint(index))
+    }
+
+    /// Whether all frames lie there.
+    pub(super) fn has_frames(&self) -> bool {
+        results::FRAMES.iter().all(|name| self.results.join(format!("{name}.parquet")).is_file())
     }
 
     /// What the report is made from and where it goes, as one number.
-    fn fingerprint(&self, sweep: &Sweep, plan: &Plan) -> String {
-        let points: Vec<Value> = plan
-            .points
-            .iter()
-            .map(|point| json!([point.id, point.axes, point.train, point.evaluate]))
-            .collect();
-        let all = json!([
+    fn fingerprint(&self, index: &Index) -> String {
+        let parts = [
             env!("CARGO_PKG_VERSION"),
-            [&self.results, &self.report],
-            [&sweep.name, &sweep.description],
-            sweep.report,
-            points,
-        ]);
-        Key::of(all.to_string().as_bytes()).to_string()
+            index.fingerprint().as_str(),
+            &self.results.to_string_lossy(),
+            &self.report.to_string_lossy(),
+        ]
+        .join("\n");
+        Key::of(parts.as_bytes()).to_string()
     }
 }
 
 /// The file that says what the last whole report of the sweep `name` was made from.
 fn mark(store: &Store, name: &str) -> PathBuf {
     store.root().join(format!("rendered-{name}"))
-}
-
-/// The stages of a plan by key.
-type Stages<'a> = BTreeMap<&'a Key, &'a PlannedStage>;
-
-fn record(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> PointRecord {
-    let (train, evaluate) = (store.object(&point.train), store.object(&point.evaluate));
-    let status = if train.is_some() && evaluate.is_some() {
-        Status::Done
-    } else {
-        failure(point, stages, store).map_or(Status::Missing, Status::Failed)
-    };
-    PointRecord::new(point, status, train, evaluate)
-}
-
-/// The diffusion model of `stage`, where it is one and finished.
-fn model(stage: &PlannedStage, store: &Store) -> Option<ModelRecord> {
-    let folder = (stage.spec.kind == StageKind::Pretrain).then(|| store.object(&stage.key)).flatten()?;
-    Some(ModelRecord { key: stage.key.to_string(), label: stage.label.clone(), folder })
-}
-
-/// Why `point` is not done: the failure of a stage that it needs, the nearest to its end.
-fn failure(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> Option<String> {
-    let mut keys = vec![&point.evaluate, &point.train];
-    let mut seen = 0;
-    while let Some(&key) = keys.get(seen) {
-        seen += 1;
-        if store.object(key).is_some() {
-            continue;
-        }
-        if let Some(message) = store.failure(key) {
-            return Some(
-                stages.get(key).map_or(message.clone(), |stage| format!("{}: {message}", stage.label)),
-            );
-        }
-        for parent in stages.get(key).iter().flat_map(|stage| &stage.spec.parents) {
-            if !keys.contains(&&parent.key) {
-                keys.push(&parent.key);
-            }
-        }
-    }
-    None
 }

@@ -12,6 +12,7 @@ use super::progress::{self, Style};
 use super::{Ending, OrBadInput as _, count, say, tell};
 use crate::exec::{self, Local, Options, Outcome, Stop, Summary};
 use crate::plan::Plan;
+use crate::results::index::Index;
 use crate::store::Store;
 
 /// Signals closer together than this are one request.
@@ -50,9 +51,11 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let (sweep, plan) = args.sweep.plan()?;
     let output = args.output.open(&sweep.name).or_bad_input()?;
     let store = Store::open(&args.sweep.store).or_bad_input()?;
+    let index = Index::of(&sweep, &plan)?;
+    index.save(&store)?; // before anything is looked at: see there
     if plan.stages.iter().all(|stage| store.object(&stage.key).is_some()) {
-        if !output.is_rendered(&sweep, &plan, &store) {
-            output.render(&sweep, &plan, &store)?;
+        if !output.is_rendered(&index, &store) {
+            output.render(&index, &store)?;
         }
         return nothing_to_do(args, &plan, &output);
     }
@@ -77,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         ));
         return Ok(Ending::Interrupted);
     }
-    output.render(&sweep, &plan, &store)?;
+    output.render(&index, &store)?;
     conclude(args, &plan, &summary, &output)
 }
 

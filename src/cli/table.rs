@@ -23,6 +23,20 @@ pub(super) fn shorten(mut rows: Vec<Vec<String>>, most: usize, how: &str) -> (Ve
     (rows, if more > 0 { format!("\n  … and {more} more ({how})") } else { String::new() })
 }
 
+/// A number of bytes for people: `512 B`, `1.5 KiB`, `432 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" || value >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +45,13 @@ mod tests {
     fn columns_line_up() {
         let rows = [["a", "Δ", "done"], ["bcd", "1", ""]].map(|row| row.map(String::from).to_vec());
         assert_eq!(table(&["id", "tau", "state"], &rows, 1), " id   tau  state\n a    Δ    done\n bcd  1");
+    }
+
+    #[test]
+    fn bytes_are_short() {
+        let cases =
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (452_984_832, "432 MiB"), (1 << 40, "1.0 TiB")];
+        cases.iter().for_each(|&(count, text)| assert_eq!(bytes(count), text));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::queue::Queue;
 use super::{Executor, Exit, Life, Line, Message, Stop, Task, Update};
 use crate::plan::{Plan, PlannedStage};
 use crate::stage::event::Event;
-use crate::store::Store;
 use crate::store::key::Key;
+use crate::store::{Cause, Failure, Store};
 
 /// How long the loop waits for something to happen before it looks at the clock and the stop flag.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -351,7 +351,8 @@ impl<'a> Run<'a> {
             return;
         }
         // The store's note is for later readers; where it cannot be written, the run still says it.
-        let _ = self.store.write_failure(&self.plan.stages[i].key, &message);
+        let failure = Failure { cause: Cause::Error, message: message.clone() };
+        let _ = self.store.write_failure(&self.plan.stages[i].key, &failure);
         self.settle(i, Outcome::Failed { message });
         for lost in self.queue.fail(i) {
             self.forecast.dropped(&self.plan.stages[lost].spec);

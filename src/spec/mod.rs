@@ -39,7 +39,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
-use diagnostics::{Place, Reporter, nearest};
+pub(crate) use diagnostics::nearest;
+use diagnostics::{Place, Reporter};
 use report::ReportSettings;
 use settings::{DataName, Method, Preset, Settings};
 

@@ -2,17 +2,20 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::files::{self, explain};
 use super::key::Key;
+use super::provenance::Provenance;
+use super::tidy::{clear_work, remove};
+use super::verify::hash_of;
 use super::{CHECKPOINT, FileMeta, META, Meta, Store, StoredSpec};
 
 /// The file in a work folder that holds the seconds of its earlier tries.
-const SECONDS: &str = "checkpoint.seconds";
+pub(super) const SECONDS: &str = "checkpoint.seconds";
 
 /// The folder that a stage is computed in.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Work<'a> {
     dir: PathBuf,
     /// Seconds of the tries before this one.
     earlier: f64,
+    /// When this try began.
+    begun: SystemTime,
 }
 
 impl<'a> Work<'a> {
@@ -30,7 +35,7 @@ impl<'a> Work<'a> {
         files::create_folder(&dir)?;
         let text = fs::read_to_string(dir.join(SECONDS)).unwrap_or_default();
         let earlier = text.trim().parse().ok().filter(|&s: &f64| s.is_finite() && s >= 0.0).unwrap_or(0.0);
-        Ok(Self { store, key: key.clone(), dir, earlier })
+        Ok(Self { store, key: key.clone(), dir, earlier, begun: SystemTime::now() })
     }
 
     /// The folder.
@@ -44,8 +49,18 @@ impl<'a> Work<'a> {
         files::write_unsynced(&self.dir.join(SECONDS), seconds.to_string().as_bytes())
     }
 
-    /// Publishes the work: checkpoints go, every file is synced, the metadata is written last, and one rename makes it
-    /// an object. Until that rename it is no object, and after it, it is a whole one.
+    /// After a failure or an interruption: half-written files go, and all else too where no checkpoint makes use of it.
+    pub fn leave(&self) -> Result<()> {
+        if clear_work(&self.dir)? { Ok(()) } else { self.discard() }
+    }
+
+    /// Removes the work, checkpoints as well.
+    pub fn discard(&self) -> Result<()> {
+        remove(&self.dir)
+    }
+
+    /// Publishes the work: checkpoints go, every file and folder is synced, the metadata is written last, and one rename
+    /// makes it an object. Until that rename it is no object, and after it, it is a whole one.
     pub fn commit(
         self,
         stored: &StoredSpec,
@@ -70,9 +85,11 @@ impl<'a> Work<'a> {
             threads,
             summary,
             files: found,
+            provenance: Some(Provenance::of_process(self.begun, self.store.data_of(spec))),
         };
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
-        files::write_atomic(self.dir.join(META), bytes)?;
+        files::write_synced(&self.dir.join(META), &bytes)?;
+        files::sync_folder(&self.dir)?;
         self.publish()?;
         let _ = fs::remove_file(self.store.failure_path(&self.key)); // absent, most of the time
         Ok(meta)
@@ -81,27 +98,18 @@ impl<'a> Work<'a> {
     fn publish(&self) -> Result<()> {
         let target = self.store.object_path(&self.key);
         let shelf = target.parent().expect("objects/ab is above objects/ab/abcd…");
+        let new = !shelf.is_dir();
         files::create_folder(shelf)?;
         if target.exists() {
-            put_aside(self.store, &self.key, &target)?;
+            self.store.put_aside(&self.key, &target)?;
         }
         files::rename(&self.dir, &target).map_err(|error| explain(&error, "publish", &target))?;
         files::sync_folder(shelf)?;
-        files::sync_folder(shelf.parent().expect("objects is above objects/ab"))
+        if new {
+            files::sync_folder(shelf.parent().expect("objects is above objects/ab"))?;
+        }
+        Ok(())
     }
-}
-
-/// Moves a torn object out of the way, for a person to look at.
-fn put_aside(store: &Store, key: &Key, torn: &Path) -> Result<()> {
-    let quarantine = store.root().join("quarantine");
-    files::create_folder(&quarantine)?;
-    let mut number = 1;
-    let mut free = quarantine.join(format!("{key}-{number}"));
-    while free.exists() {
-        number += 1;
-        free = quarantine.join(format!("{key}-{number}"));
-    }
-    files::rename(torn, &free).map_err(|error| explain(&error, "put aside", torn))
 }
 
 /// Removes what is only for resuming from the folder `dir`, syncs the rest, and lists it with `prefix` before the names.
@@ -122,16 +130,16 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<FileMeta>) -> Result<()> {
             found.push(seal(&path, format!("{prefix}{name}"))?);
         }
     }
-    files::sync_folder(dir)
+    // The folder itself is synced once its metadata is in it.
+    if prefix.is_empty() { Ok(()) } else { files::sync_folder(dir) }
 }
 
 /// Makes one file durable and takes its size and hash.
 fn seal(path: &Path, name: String) -> Result<FileMeta> {
     let sealed = File::open(path).and_then(|mut file| {
         file.sync_all()?;
-        let mut hash = blake3::Hasher::new();
-        let bytes = std::io::copy(&mut file, &mut hash)?;
-        Ok(FileMeta { path: name, bytes, blake3: hash.finalize().to_hex().to_string() })
+        let (bytes, blake3) = hash_of(&mut file)?;
+        Ok(FileMeta { path: name, bytes, blake3 })
     });
     sealed.map_err(|error| explain(&error, "sync", path))
 }

@@ -26,6 +26,15 @@ pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes, false)
 }
 
+/// Writes the new file `path` in place and syncs it, but not its folder. For a folder that is published as a whole.
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = File::create(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| explain(&error, "write", path))
+}
+
 /// Creates `path` and its parents.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();

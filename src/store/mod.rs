@@ -7,19 +7,27 @@
 //! locks/abcd…         held while it is computed
 //! logs/abcd….log      what its processes said
 //! failures/abcd…      why its last try failed; gone once it succeeds
-//! quarantine/         objects that were found torn, put aside
+//! quarantine/         objects that were found damaged, put aside
+//! runs/               the sweeps that run now
 //! ```
 
 pub mod files;
 pub mod key;
+pub mod provenance;
+pub mod runs;
 mod commit;
+mod failure;
+mod inventory;
 mod lock;
+mod tidy;
+mod verify;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -27,9 +35,15 @@ use serde_json::Value;
 
 use crate::stage::{Parent, StageKind, StageSpec};
 use key::Key;
+use provenance::Provenance;
 
 pub use commit::Work;
+pub use failure::{Cause, Failure};
+pub use inventory::{Held, Inventory};
 pub use lock::Lock;
+pub use runs::{RunRecord, Running};
+pub use tidy::{Presence, remove_partials};
+pub use verify::Damage;
 
 /// Where the store lies unless `--store` says otherwise.
 pub const DEFAULT_ROOT: &str = "results/.store";
@@ -65,6 +79,9 @@ pub struct Meta {
     pub summary: Value,
     /// The files, sorted by path.
     pub files: Vec<FileMeta>,
+    /// How it came to be; none of objects that older programs made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 /// A file of an object.
@@ -91,6 +108,8 @@ pub struct StoredSpec {
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Says that this process may be writing; none of a store for reading only.
+    presence: Option<Arc<Presence>>,
 }
 
 impl Store {
@@ -99,19 +118,22 @@ impl Store {
     /// # Errors
     /// Where the folder is not writable; the message names it and the remedy.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self::at(root);
+        let mut store = Self::at(root);
         let opened = files::check_writable(&store.root).and_then(|()| {
-            ["objects", "tmp", "specs", "locks", "logs", "failures"]
+            ["objects", "tmp", "specs", "locks", "logs", "failures", "runs"]
                 .iter()
-                .try_for_each(|name| files::create_folder(store.root.join(name)))
+                .try_for_each(|name| files::create_folder(store.root.join(name)))?;
+            Presence::enter(&store.root)
         });
-        opened.with_context(|| format!("the store {} cannot be used", store.root.display()))?;
+        let presence =
+            opened.with_context(|| format!("the store {} cannot be used", store.root.display()))?;
+        store.presence = Some(Arc::new(presence));
         Ok(store)
     }
 
     /// The store at `root` for reading only: nothing is created, and a folder that is absent is an empty store.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), presence: None }
     }
 
     /// Its folder.
@@ -127,6 +149,20 @@ impl Store {
     /// What is known of the finished stage `key`; none where [`Self::object`] is none.
     pub fn meta(&self, key: &Key) -> Option<Meta> {
         read_meta(&self.object_path(key)).filter(|meta| meta.key == *key)
+    }
+
+    /// The content of the data set that a stage reads, at whatever distance; none where it is unknown.
+    fn data_of(&self, spec: &StageSpec) -> Option<String> {
+        let content = |kind: StageKind, settings: &Value| match kind {
+            StageKind::Prepare => settings.get("content")?.as_str().map(str::to_owned),
+            _ => None,
+        };
+        content(spec.kind, &spec.settings).or_else(|| {
+            spec.parents.iter().find_map(|parent| {
+                let meta = self.meta(&parent.key)?;
+                meta.provenance.and_then(|found| found.data).or_else(|| content(meta.kind, &meta.settings))
+            })
+        })
     }
 
     /// Writes down what `key` is, for `sweep stage`.
@@ -176,16 +212,6 @@ impl Store {
         self.root.join("logs").join(format!("{key}.log"))
     }
 
-    /// Why the last try of `key` failed; none where it was never tried, or is finished.
-    pub fn failure(&self, key: &Key) -> Option<String> {
-        fs::read_to_string(self.failure_path(key)).ok()
-    }
-
-    /// Writes down why `key` failed.
-    pub fn write_failure(&self, key: &Key, message: &str) -> Result<()> {
-        files::write_unsynced(&self.failure_path(key), message.as_bytes())
-    }
-
     fn lock_path(&self, key: &Key) -> PathBuf {
         self.root.join("locks").join(key.as_str())
     }
@@ -209,9 +235,13 @@ impl Store {
 
 /// The metadata of the object at `dir`, where it is whole: readable, and each file there with its size.
 fn read_meta(dir: &Path) -> Option<Meta> {
-    let meta: Meta = serde_json::from_slice(&fs::read(dir.join(META)).ok()?).ok()?;
     let whole = |file: &FileMeta| {
         fs::metadata(dir.join(&file.path)).is_ok_and(|found| found.is_file() && found.len() == file.bytes)
     };
-    meta.files.iter().all(whole).then_some(meta)
+    parse_meta(dir).filter(|meta| meta.files.iter().all(whole))
+}
+
+/// The metadata of the object at `dir`, where it can be read.
+fn parse_meta(dir: &Path) -> Option<Meta> {
+    serde_json::from_slice(&fs::read(dir.join(META)).ok()?).ok()
 }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -55,6 +56,28 @@ fn a_commit_publishes_the_files_without_checkpoints_and_with_their_hashes() {
 }
 
 #[test]
+fn an_object_says_how_it_came_to_be() {
+    let (_dir, store, data) = open();
+    let settings = json!({"name": "phantom", "content": "abc"});
+    let spec = StageSpec { kind: StageKind::Prepare, settings, local: json!({}), parents: vec![] };
+    let prepared = StoredSpec { label: "prepare".into(), spec };
+    let work = store.work(&data).unwrap();
+    work.commit(&prepared, json!({}), Duration::ZERO, 2).unwrap();
+    let mut trained = stored();
+    let middle = Key::of(b"pretrain");
+    trained.spec.parents = vec![Parent { role: "data".into(), key: data }];
+    store.work(&middle).unwrap().commit(&trained, json!({}), Duration::ZERO, 2).unwrap();
+    trained.spec.parents = vec![Parent { role: "diffusion".into(), key: middle }];
+    let key = Key::of(b"train");
+    store.work(&key).unwrap().commit(&trained, json!({}), Duration::ZERO, 2).unwrap();
+
+    let found = store.meta(&key).unwrap().provenance.unwrap();
+    assert_eq!(found.data.as_deref(), Some("abc"), "the data set is known through all parents");
+    assert_eq!(found.device, "cpu");
+    assert!(found.start <= found.end && found.end.ends_with('Z'), "{found:?}");
+}
+
+#[test]
 fn a_kill_at_any_step_of_a_commit_leaves_no_object_and_the_next_commit_makes_one() {
     let (_dir, store, key) = open();
     // Killed before the metadata, then after the metadata and before the rename.
@@ -87,6 +110,81 @@ fn a_torn_object_counts_as_absent_and_is_put_aside_by_the_next_commit() {
     assert_eq!(store.object(&key), None, "metadata that was cut short");
 }
 
+/// Changes one bit of the file at `path`, leaving its size.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[0] ^= 1;
+    files::write_atomic(path, bytes).unwrap();
+}
+
+#[test]
+fn a_changed_bit_is_found_where_it_is_looked_for_and_the_object_put_into_quarantine() {
+    let (_dir, store, key) = open();
+    put(&store, &key, "net", "weights");
+    put(&store, &key, "history", "steps");
+    let meta = commit(&store, &key);
+    assert_eq!(store.verify(&key, |_| true).unwrap(), Ok(meta));
+    assert!(!store.quarantine(&key).unwrap(), "a whole object stays");
+    flip(&store.object(&key).unwrap().join("net"));
+    assert!(store.object(&key).is_some(), "its size is right");
+    assert!(store.verify(&key, |name| name == "history").unwrap().is_ok());
+    assert_eq!(store.verify(&key, |_| true).unwrap(), Err(Damage::Changed("net".into())));
+    let lock = store.try_lock(&key).unwrap().unwrap();
+    assert!(!store.quarantine(&key).unwrap(), "not while another process has it");
+    drop(lock);
+    assert!(store.quarantine(&key).unwrap());
+    assert_eq!(store.object(&key), None);
+    assert!(store.root().join(format!("quarantine/{key}-1/net")).exists());
+    assert_eq!(store.verify(&key, |_| true).unwrap(), Err(Damage::Absent));
+}
+
+#[test]
+fn what_kills_leave_is_tidied_up_once_nobody_else_is_there() {
+    let (_dir, store, key) = open();
+    let (finished, resumable) = (Key::of(b"finished"), Key::of(b"resumable"));
+    put(&store, &finished, "net", "weights");
+    commit(&store, &finished);
+    put(&store, &finished, "net", "again");
+    put(&store, &key, "net", "half");
+    put(&store, &resumable, "checkpoint.safetensors", "state");
+    put(&store, &resumable, "best", "weights");
+    put(&store, &resumable, ".checkpoint.safetensors.partial-1-1", "half");
+    let left = ["locks/abc", "runs/tau-1.json", "specs/.x.json.partial-1-1", ".probe.partial-1-1"];
+    for name in left {
+        files::write_atomic(store.root().join(name), "").unwrap();
+    }
+    let other = Store::open(store.root()).unwrap();
+    assert!(!store.tidy().unwrap(), "another one is present");
+    drop(other);
+    assert!(store.tidy().unwrap());
+    for name in left {
+        assert!(!store.root().join(name).exists(), "{name} is left");
+    }
+    let mut works: Vec<_> =
+        fs::read_dir(store.root().join("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
+    works.sort();
+    assert_eq!(works, [store.work_path(&resumable)]);
+    assert_eq!(fs::read_dir(&works[0]).unwrap().count(), 2, "the checkpoint and what it makes use of");
+    assert!(store.object(&finished).is_some());
+    assert!(store.tidy().unwrap(), "and again");
+}
+
+#[test]
+fn failed_work_stays_only_with_a_checkpoint() {
+    let (_dir, store, key) = open();
+    put(&store, &key, "net", "half");
+    let work = store.work(&key).unwrap();
+    work.note_time(Duration::from_secs(1)).unwrap();
+    work.leave().unwrap();
+    assert!(!work.dir().exists());
+    put(&store, &key, "checkpoint.safetensors", "state");
+    let work = store.work(&key).unwrap();
+    work.leave().unwrap();
+    assert!(work.dir().join("checkpoint.safetensors").exists());
+    work.discard().unwrap();
+    assert!(!work.dir().exists());
+}
+
 #[test]
 fn seconds_add_up_over_tries() {
     let (_dir, store, key) = open();
@@ -111,8 +209,16 @@ fn specs_are_read_back_and_an_unknown_or_damaged_one_is_explained() {
 fn a_failure_is_remembered_until_the_stage_succeeds() {
     let (_dir, store, key) = open();
     assert_eq!(store.failure(&key), None);
-    store.write_failure(&key, "loss is NaN at step 7").unwrap();
+    let failure = Failure { cause: Cause::Diverged { step: 7 }, message: "loss is NaN at step 7".into() };
+    store.write_failure(&key, &failure).unwrap();
+    assert_eq!(store.failure_record(&key), Some(failure));
     assert_eq!(store.failure(&key).as_deref(), Some("loss is NaN at step 7"));
+    // As earlier versions wrote it.
+    files::write_atomic(store.failure_path(&key), "out of luck").unwrap();
+    assert_eq!(
+        store.failure_record(&key),
+        Some(Failure { cause: Cause::Error, message: "out of luck".into() })
+    );
     commit(&store, &key);
     assert_eq!(store.failure(&key), None);
 }

@@ -5,13 +5,18 @@ mod bars;
 mod board;
 mod json;
 mod lines;
+mod record;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exec::Reporter;
+use crate::store::Store;
+
+pub(super) use record::{Running as RunningStage, Snapshot, read as snapshot};
 
 /// How a run is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,16 @@ pub(super) fn reporter(style: Style) -> Box<dyn Reporter> {
         Style::Auto if io::stderr().is_terminal() => Box::new(bars::Bars::new()),
         Style::Auto => Box::new(lines::Lines::new(io::stderr(), false)),
     }
+}
+
+/// `reporter`, and beside it the file that tells others in `store` how the run `id` stands; see [`snapshot`].
+pub(super) fn recorded(reporter: Box<dyn Reporter>, store: &Store, id: &str) -> Box<dyn Reporter> {
+    Box::new(record::Record::new(reporter, snapshot_path(store, id)))
+}
+
+/// The file that tells how the run `id` stands.
+pub(super) fn snapshot_path(store: &Store, id: &str) -> PathBuf {
+    store.root().join("runs").join(format!("{id}.progress"))
 }
 
 /// A duration for people: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`.
