@@ -91,7 +91,7 @@ impl PointRecord {
     ) -> Self {
         Self {
             id: point.id.clone(),
-            axes: point.axes.clone(),
+            axes: point.axes.to_vec(),
             facts: facts(&point.settings),
             status,
             train_key: point.train.to_string(),

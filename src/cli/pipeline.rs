@@ -78,9 +78,9 @@ impl Output {
 
     /// Collects the frames of `plan` from `store` and renders the report of `sweep`. Returns the report's page.
     pub(super) fn render(&self, sweep: &Sweep, plan: &Plan, store: &Store) -> Result<PathBuf> {
-        let stages: Stages<'_> = plan.stages.iter().map(|stage| (&stage.key, stage)).collect();
+        let stages: Stages<'_> = plan.stages.iter().enumerate().map(|(i, stage)| (&stage.key, i)).collect();
         let records: Vec<PointRecord> =
-            plan.points.iter().map(|point| record(point, &stages, store)).collect();
+            plan.points.iter().map(|point| record(point, plan, &stages, store)).collect();
         let models: Vec<ModelRecord> = plan.stages.iter().filter_map(|stage| model(stage, store)).collect();
         let frames = results::collect(&plan.name, &records, &models)?;
         results::write(&frames, &self.results)?;
@@ -124,26 +124,26 @@ fn mark(store: &Store, name: &str) -> PathBuf {
 }
 
 /// The stages of a plan by key.
-type Stages<'a> = BTreeMap<&'a Key, &'a PlannedStage>;
+type Stages<'a> = BTreeMap<&'a Key, usize>;
 
-fn record(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> PointRecord {
+fn record(point: &PlannedPoint, plan: &Plan, stages: &Stages<'_>, store: &Store) -> PointRecord {
     let (train, evaluate) = (store.object(&point.train), store.object(&point.evaluate));
     let status = if train.is_some() && evaluate.is_some() {
         Status::Done
     } else {
-        failure(point, stages, store).map_or(Status::Missing, Status::Failed)
+        failure(point, plan, stages, store).map_or(Status::Missing, Status::Failed)
     };
     PointRecord::new(point, status, train, evaluate)
 }
 
 /// The diffusion model of `stage`, where it is one and finished.
 fn model(stage: &PlannedStage, store: &Store) -> Option<ModelRecord> {
-    let folder = (stage.spec.kind == StageKind::Pretrain).then(|| store.object(&stage.key)).flatten()?;
+    let folder = (stage.kind == StageKind::Pretrain).then(|| store.object(&stage.key)).flatten()?;
     Some(ModelRecord { key: stage.key.to_string(), label: stage.label.clone(), folder })
 }
 
 /// Why `point` is not done: the failure of a stage that it needs, the nearest to its end.
-fn failure(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> Option<String> {
+fn failure(point: &PlannedPoint, plan: &Plan, stages: &Stages<'_>, store: &Store) -> Option<String> {
     let mut keys = vec![&point.evaluate, &point.train];
     let mut seen = 0;
     while let Some(&key) = keys.get(seen) {
@@ -152,13 +152,13 @@ fn failure(point: &PlannedPoint, stages: &Stages<'_>, store: &Store) -> Option<S
             continue;
         }
         if let Some(message) = store.failure(key) {
-            return Some(
-                stages.get(key).map_or(message.clone(), |stage| format!("{}: {message}", stage.label)),
-            );
+            let labelled = |&stage: &usize| format!("{}: {message}", plan.stages[stage].label);
+            return Some(stages.get(key).map_or_else(|| message.clone(), labelled));
         }
-        for parent in stages.get(key).iter().flat_map(|stage| &stage.spec.parents) {
-            if !keys.contains(&&parent.key) {
-                keys.push(&parent.key);
+        for parent in stages.get(key).into_iter().flat_map(|&stage| plan.parents(stage)) {
+            let key = &plan.stages[parent].key;
+            if !keys.contains(&key) {
+                keys.push(key);
             }
         }
     }

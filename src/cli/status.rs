@@ -98,7 +98,7 @@ fn finished_points(plan: &Plan, states: &[State]) -> usize {
 
 fn object(plan: &Plan, states: &[State], store: &Store) -> Value {
     let stages = plan.stages.iter().zip(states).map(|(stage, state)| {
-        let mut value = json!({"key": stage.key, "kind": stage.spec.kind, "label": stage.label});
+        let mut value = json!({"key": stage.key, "kind": stage.kind, "label": stage.label});
         value["state"] = json!(match state {
             State::Done => "done",
             State::Running => "running",
@@ -130,17 +130,13 @@ mod tests {
         let stage = |name: &str| {
             let spec =
                 StageSpec { kind: StageKind::Train, settings: json!({}), local: json!({}), parents: vec![] };
-            PlannedStage {
-                key: Key::of(name.as_bytes()),
-                spec,
-                label: name.into(),
-                group: None,
-                points: vec![],
-            }
+            PlannedStage::new(Key::of(name.as_bytes()), spec, name, None, vec![])
         };
         let stages: Vec<_> =
             ["done", "running", "failed", "missing"].iter().map(|name| stage(name)).collect();
-        store.write_spec(&stages[0].key, "done", &stages[0].spec).unwrap();
+        let plan = Plan::of("test", stages);
+        let stages = &plan.stages;
+        store.write_spec(&stages[0].key, "done", &plan.spec(0)).unwrap();
         let stored = store.spec(&stages[0].key).unwrap();
         let work = store.work(&stages[0].key).unwrap();
         work.commit(&stored, Value::Null, std::time::Duration::ZERO, 1).unwrap();
@@ -150,7 +146,6 @@ mod tests {
         let states: Vec<_> = stages.iter().map(|stage| State::of(stage, &store)).collect();
         let failed = State::Failed("the loss is NaN".into());
         assert_eq!(states, [State::Done, State::Running, failed, State::Missing]);
-        let plan = Plan { name: "test".into(), points: vec![], stages };
         let text = text(&plan, &states, &store, MOST);
         assert!(text.contains("1 of 4 stages done, 1 running, 1 failed, 1 to run"), "{text}");
         assert!(text.contains("the loss is NaN (messages: "), "{text}");
