@@ -76,12 +76,11 @@ fn points(plan: &Plan, done: &[bool], most: usize) -> String {
     let axes: Vec<&str> = plan
         .points
         .first()
-        .map(|point| point.axes.iter().map(|(name, _)| name.as_str()).collect())
+        .map(|point| point.axes.iter().map(|(name, _)| name).collect())
         .unwrap_or_default();
     let rows = plan.points.iter().zip(missing).map(|(point, missing)| {
         let mut row = vec![point.id.clone()];
-        let value =
-            |name: &str| point.axes.iter().find(|(axis, _)| axis == name).map(|(_, value)| shown(value));
+        let value = |name: &str| point.axes.get(name).filter(|value| !value.is_null()).map(shown);
         row.extend(axes.iter().map(|axis| value(axis).unwrap_or_default()));
         row.push(if missing == 0 { "done".into() } else { format!("{} to run", count(missing, "stage")) });
         row
@@ -107,7 +106,7 @@ const KINDS: [StageKind; 5] =
 /// For each kind: its stages, those that are done, and how many there would be if each point had its own.
 fn counts(plan: &Plan, done: &[bool]) -> Vec<(StageKind, usize, usize, usize)> {
     let of_kind = |kind: StageKind| {
-        let stages = plan.stages.iter().zip(done).filter(move |(stage, _)| stage.spec.kind == kind);
+        let stages = plan.stages.iter().zip(done).filter(move |(stage, _)| stage.kind == kind);
         stages.fold((kind, 0, 0, 0), |(kind, all, finished, unshared), (stage, &done)| {
             (kind, all + 1, finished + usize::from(done), unshared + stage.points.len().max(1))
         })
@@ -144,15 +143,15 @@ fn conclusion(plan: &Plan, done: &[bool]) -> String {
 fn object(sweep: &Sweep, plan: &Plan, done: &[bool]) -> Value {
     let missing = missing_of_points(plan, done);
     let points = plan.points.iter().zip(missing).map(|(point, missing)| {
-        let axes: serde_json::Map<String, Value> = point.axes.iter().cloned().collect();
+        let axes: serde_json::Map<String, Value> = point.axes.to_vec().into_iter().collect();
         json!({
             "id": point.id, "axes": axes, "train": point.train, "evaluate": point.evaluate,
             "stages_to_run": missing,
         })
     });
-    let stages = plan.stages.iter().zip(done).map(|(stage, done)| {
+    let stages = plan.stages.iter().zip(done).enumerate().map(|(i, (stage, done))| {
         json!({
-            "key": stage.key, "kind": stage.spec.kind, "label": stage.label, "parents": stage.spec.parents,
+            "key": stage.key, "kind": stage.kind, "label": stage.label, "parents": plan.spec(i).parents,
             "points": stage.points.len(), "done": done,
         })
     });
@@ -178,14 +177,14 @@ mod tests {
         let stage = |kind, points: &[usize]| {
             let spec = StageSpec { kind, settings: json!({}), local: json!({}), parents: vec![] };
             let label = format!("{} {points:?}", spec.kind.name());
-            PlannedStage { key: Key::of(label.as_bytes()), spec, label, group: None, points: points.to_vec() }
+            PlannedStage::new(Key::of(label.as_bytes()), spec, label, None, points.to_vec())
         };
         let stages = vec![
             stage(StageKind::Prepare, &[0, 1]),
             stage(StageKind::Train, &[0]),
             stage(StageKind::Train, &[1]),
         ];
-        let plan = Plan { name: "test".into(), points: vec![], stages };
+        let plan = Plan::of("test", stages);
         let done = [true, true, false];
         assert_eq!(counts(&plan, &done), [(StageKind::Prepare, 1, 1, 2), (StageKind::Train, 2, 1, 2)]);
         let text = conclusion(&plan, &done);

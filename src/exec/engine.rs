@@ -206,8 +206,8 @@ impl<'a> Run<'a> {
         for stage in &plan.stages {
             let meta = store.meta(&stage.key);
             match &meta {
-                Some(meta) => forecast.known(&stage.spec, meta.seconds),
-                None => forecast.waiting(&stage.spec),
+                Some(meta) => forecast.known(stage, meta.seconds),
+                None => forecast.waiting(stage),
             }
             outcomes.push(meta.map(|_| Outcome::Found));
         }
@@ -278,13 +278,13 @@ impl<'a> Run<'a> {
         let keys: Vec<Key> = stages.iter().map(|&i| plan.stages[i].key.clone()).collect();
         for &i in &stages {
             let stage = &plan.stages[i];
-            self.store.write_spec(&stage.key, &stage.label, &stage.spec)?;
+            self.store.write_spec(&stage.key, &stage.label, &plan.spec(i))?;
         }
         let task = Task { id: self.next_task, keys, threads: (free / at_once).max(1) };
         self.next_task += 1;
         for &i in &stages {
             self.tries[i] += 1;
-            self.forecast.started(i, &plan.stages[i].spec, Instant::now());
+            self.forecast.started(i, &plan.stages[i], Instant::now());
             self.reporter.notice(&Notice::Started { stage: &plan.stages[i], threads: task.threads });
         }
         match executor.submit(&task).context("the stage's process could not be started") {
@@ -340,8 +340,8 @@ impl<'a> Run<'a> {
 
     fn retry(&mut self, i: usize, how: &str) {
         let stage = &self.plan.stages[i];
-        self.forecast.ended(i, &stage.spec, None);
-        self.forecast.waiting(&stage.spec);
+        self.forecast.ended(i, stage, None);
+        self.forecast.waiting(stage);
         self.queue.put_back(i);
         self.reporter.notice(&Notice::Retried { stage, message: how });
     }
@@ -355,7 +355,7 @@ impl<'a> Run<'a> {
         let _ = self.store.write_failure(&self.plan.stages[i].key, &failure);
         self.settle(i, Outcome::Failed { message });
         for lost in self.queue.fail(i) {
-            self.forecast.dropped(&self.plan.stages[lost].spec);
+            self.forecast.dropped(&self.plan.stages[lost]);
             self.settle(lost, Outcome::Skipped { because: i });
         }
     }
@@ -364,10 +364,10 @@ impl<'a> Run<'a> {
         let stage = &self.plan.stages[i];
         match outcome {
             Outcome::Done { seconds, .. } => {
-                self.forecast.ended(i, &stage.spec, Some(seconds));
+                self.forecast.ended(i, stage, Some(seconds));
                 self.queue.finish(i);
             }
-            Outcome::Failed { .. } | Outcome::Interrupted => self.forecast.ended(i, &stage.spec, None),
+            Outcome::Failed { .. } | Outcome::Interrupted => self.forecast.ended(i, stage, None),
             Outcome::Found | Outcome::Skipped { .. } | Outcome::Waiting => {}
         }
         let because = match outcome {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::stage::StageSpec;
+use crate::plan::PlannedStage;
 
 /// The time that is left.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,27 +44,27 @@ pub(super) struct Forecast {
 
 impl Forecast {
     /// A stage that took `seconds` in an earlier run.
-    pub(super) fn known(&mut self, spec: &StageSpec, seconds: f64) {
-        let sort = self.sorts.entry(sort(spec)).or_default();
+    pub(super) fn known(&mut self, stage: &PlannedStage, seconds: f64) {
+        let sort = self.sorts.entry(sort(stage)).or_default();
         sort.seconds += seconds;
         sort.finished += 1;
     }
 
     /// A stage that is to run.
-    pub(super) fn waiting(&mut self, spec: &StageSpec) {
-        self.sorts.entry(sort(spec)).or_default().waiting += 1;
+    pub(super) fn waiting(&mut self, stage: &PlannedStage) {
+        self.sorts.entry(sort(stage)).or_default().waiting += 1;
     }
 
     /// A waiting stage will not run.
-    pub(super) fn dropped(&mut self, spec: &StageSpec) {
-        let sort = self.sorts.entry(sort(spec)).or_default();
+    pub(super) fn dropped(&mut self, stage: &PlannedStage) {
+        let sort = self.sorts.entry(sort(stage)).or_default();
         sort.waiting = sort.waiting.saturating_sub(1);
     }
 
     /// A waiting stage starts.
-    pub(super) fn started(&mut self, stage: usize, spec: &StageSpec, now: Instant) {
-        self.dropped(spec);
-        self.running.insert(stage, (sort(spec), Running { started: now, first: None, last: None }));
+    pub(super) fn started(&mut self, index: usize, stage: &PlannedStage, now: Instant) {
+        self.dropped(stage);
+        self.running.insert(index, (sort(stage), Running { started: now, first: None, last: None }));
     }
 
     /// A running stage has done `done` of `total`.
@@ -76,10 +76,10 @@ impl Forecast {
     }
 
     /// A running stage is over; with its seconds where it finished.
-    pub(super) fn ended(&mut self, stage: usize, spec: &StageSpec, seconds: Option<f64>) {
-        self.running.remove(&stage);
+    pub(super) fn ended(&mut self, index: usize, stage: &PlannedStage, seconds: Option<f64>) {
+        self.running.remove(&index);
         if let Some(seconds) = seconds {
-            self.known(spec, seconds);
+            self.known(stage, seconds);
         }
     }
 
@@ -126,11 +126,11 @@ fn remaining(running: &Running, now: Instant) -> Option<f64> {
     Some(left.max(0.0)).filter(|left| left.is_finite())
 }
 
-/// The name of the stages that take about as long as `spec`: its kind and, where it has one, its method.
-fn sort(spec: &StageSpec) -> String {
-    match spec.settings.get("method").and_then(|method| method.as_str()) {
-        Some(method) => format!("{} {method}", spec.kind.name()),
-        None => spec.kind.name().to_owned(),
+/// The name of the stages that take about as long as `stage`: its kind and, where it has one, its method.
+fn sort(stage: &PlannedStage) -> String {
+    match stage.method {
+        Some(method) => format!("{} {method:?}", stage.kind.name()),
+        None => stage.kind.name().to_owned(),
     }
 }
 
@@ -139,15 +139,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::stage::StageKind;
+    use crate::stage::{StageKind, StageSpec};
+    use crate::store::key::Key;
 
-    fn spec(kind: StageKind) -> StageSpec {
-        StageSpec { kind, settings: json!({}), local: json!({}), parents: vec![] }
+    fn stage(kind: StageKind) -> PlannedStage {
+        let spec = StageSpec { kind, settings: json!({}), local: json!({}), parents: vec![] };
+        PlannedStage::new(Key::of(b"stage"), spec, kind.name(), None, vec![])
     }
 
     #[test]
     fn progress_and_finished_stages_give_the_time_left() {
-        let (train, evaluate) = (spec(StageKind::Train), spec(StageKind::Evaluate));
+        let (train, evaluate) = (stage(StageKind::Train), stage(StageKind::Evaluate));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut forecast = Forecast::default();

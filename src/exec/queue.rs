@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::plan::Plan;
-use crate::store::key::Key;
 
 /// The stages of a plan that are not settled yet. Stages are known by their index in the plan.
 pub(super) struct Queue {
@@ -24,7 +23,6 @@ pub(super) struct Queue {
 impl Queue {
     /// The queue of `plan`, of which `finished` says for each stage whether it is in the store.
     pub(super) fn new(plan: &Plan, finished: &[bool]) -> Self {
-        let index: HashMap<&Key, usize> = plan.stages.iter().enumerate().map(|(i, s)| (&s.key, i)).collect();
         let count = plan.stages.len();
         let mut queue = Self {
             ready: BTreeSet::new(),
@@ -39,7 +37,7 @@ impl Queue {
                 queue.groups.entry(group.clone()).or_default().push(i);
             }
             // A parent outside the plan is none of our business: the worker says so if the store lacks it.
-            for &parent in stage.spec.parents.iter().filter_map(|parent| index.get(&parent.key)) {
+            for parent in plan.parents(i) {
                 if !finished[parent] {
                     queue.missing_parents[i] += 1;
                     queue.children[parent].push(i);

@@ -24,9 +24,9 @@ fn plan(lines: &[&str]) -> Plan {
             parents,
         };
         let group = name.split_once('/').map(|(group, _)| group.to_owned());
-        PlannedStage { key: key(name), spec, label: name.into(), group, points: vec![] }
+        PlannedStage::new(key(name), spec, name, group, vec![])
     };
-    Plan { name: "test".into(), points: vec![], stages: lines.iter().map(stage).collect() }
+    Plan::of("test", lines.iter().map(stage).collect())
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -302,7 +302,7 @@ fn a_worker_waits_for_another_one_and_takes_its_result() {
     let (_dir, store) = store();
     let plan = plan(&["shared"]);
     let key = &plan.stages[0].key;
-    store.write_spec(key, "shared", &plan.stages[0].spec).unwrap();
+    store.write_spec(key, "shared", &plan.spec(0)).unwrap();
     let lock = store.try_lock(key).unwrap().unwrap();
     let lines = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -332,7 +332,7 @@ fn a_stage_whose_input_is_missing_says_which_and_what_to_do() {
     let (_dir, store) = store();
     let plan = plan(&["data", "train <- data"]);
     let key = &plan.stages[1].key;
-    store.write_spec(key, "train", &plan.stages[1].spec).unwrap();
+    store.write_spec(key, "train", &plan.spec(1)).unwrap();
     let stop = AtomicBool::new(false);
     let worker = Worker { store: &store, threads: 1, emit: &|_| {}, stop: &stop, run: &runner };
     let (verdict, error) = worker.work(std::slice::from_ref(key));

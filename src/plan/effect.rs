@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use anyhow::bail;
-use serde_json::Value;
+use rayon::prelude::*;
 
-use super::Plan;
+use super::{Plan, PlannedPoint};
 use crate::spec::settings::{DataName, FeatureMode, Method, Settings, TestStream};
-use crate::store::key::{Key, canonical};
+use crate::spec::{About, Complaint};
 
 /// Settings that cannot influence a training, with the reason.
 pub(super) type Idle = (&'static [&'static str], &'static str);
@@ -70,67 +69,46 @@ pub(super) fn idle_reason(settings: &Settings, path: &str) -> Option<&'static st
     idle.iter().find(|(paths, _)| paths.iter().any(covers)).map(|(_, why)| *why)
 }
 
-/// An axis of which no value changes any stage of any point is a mistake.
-pub(super) fn refuse_idle_axes(plan: &Plan) -> anyhow::Result<()> {
-    let columns = columns(plan);
+/// The axes of which no value changes any stage of any point: a mistake.
+pub(super) fn idle_axes(plan: &Plan) -> Vec<Complaint> {
+    let axes = plan.points.first().map_or(0, |point| point.axes.len());
     // The values of a point's axes as one number, from which one axis can be taken out again.
     let mix = |axis: usize, value: u32| {
         let x = (axis as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ u64::from(value).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         (x ^ (x >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93)
     };
-    let sums: Vec<u64> = (0..plan.points.len())
-        .map(|i| columns.iter().enumerate().fold(0, |sum: u64, (axis, c)| sum.wrapping_add(mix(axis, c[i]))))
-        .collect();
-    for (axis, column) in columns.iter().enumerate() {
-        let mut rest: HashMap<u64, (u32, &Key)> = HashMap::new();
-        let (mut pairs, mut matters) = (0, false);
+    let sum = |point: &PlannedPoint| {
+        (0..axes).fold(0, |sum: u64, axis| sum.wrapping_add(mix(axis, point.axes.index(axis))))
+    };
+    let sums: Vec<u64> = plan.points.par_iter().with_min_len(1024).map(sum).collect();
+    let idle = |axis: usize| {
+        let mut rest: HashMap<u64, (u32, usize)> = HashMap::new();
+        let mut pairs = 0;
         for (i, point) in plan.points.iter().enumerate() {
-            let others = sums[i].wrapping_sub(mix(axis, column[i]));
-            let (value, key) = *rest.entry(others).or_insert((column[i], &point.evaluate));
-            if value != column[i] {
+            let own = point.axes.index(axis);
+            let others = sums[i].wrapping_sub(mix(axis, own));
+            let (value, first) = *rest.entry(others).or_insert((own, i));
+            if value != own {
                 pairs += 1;
-                matters = *key != point.evaluate;
-            }
-            if matters {
-                break;
+                if plan.points[first].evaluate != point.evaluate {
+                    return None;
+                }
             }
         }
-        if pairs > 0 && !matters {
-            let (name, value) = &plan.points[0].axes[axis];
-            let why = idle_reason(&plan.points[0].settings, name);
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            bail!(
-                "axis `{name}` changes nothing{why}; every point needs the same stages as with `{name}: {value}`"
-            );
-        }
-    }
-    Ok(())
+        (pairs > 0).then(|| complaint(plan, axis))
+    };
+    (0..axes).into_par_iter().filter_map(idle).collect()
 }
 
-/// For each axis, each point's value as a number: equal values, equal numbers.
-fn columns(plan: &Plan) -> Vec<Vec<u32>> {
-    let axes = plan.points.first().map_or(0, |point| point.axes.len());
-    let mut columns = vec![Vec::with_capacity(plan.points.len()); axes];
-    for (axis, column) in columns.iter_mut().enumerate() {
-        let mut known: Vec<(&Value, u32)> = vec![];
-        let mut more: HashMap<String, u32> = HashMap::new();
-        for point in &plan.points {
-            let value = &point.axes[axis].1;
-            // Few values are compared, many are looked up by their text.
-            let at = match known.iter().find(|(other, _)| *other == value) {
-                Some((_, at)) => *at,
-                None if known.len() < 32 => {
-                    known.push((value, known.len() as u32));
-                    known.len() as u32 - 1
-                }
-                None => {
-                    let next = 32 + more.len() as u32;
-                    *more.entry(canonical(value, &Value::Null)).or_insert(next)
-                }
-            };
-            column.push(at);
-        }
+fn complaint(plan: &Plan, axis: usize) -> Complaint {
+    let applies = |point: &&PlannedPoint| !point.axes.value(axis).is_null();
+    let point = plan.points.iter().find(applies).unwrap_or(&plan.points[0]);
+    let (name, value) = (point.axes.name(axis), point.axes.value(axis));
+    let why = idle_reason(&point.settings, name).map(|why| format!(": {why}")).unwrap_or_default();
+    Complaint {
+        about: About::Axis(axis),
+        message: format!("axis `{name}` changes nothing{why}"),
+        help: Some(format!("every point needs the same stages as with `{name}: {value}`")),
     }
-    columns
 }

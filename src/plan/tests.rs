@@ -35,7 +35,7 @@ fn plan(text: &str) -> Plan {
 fn counts(plan: &Plan) -> [usize; 5] {
     use StageKind::{Evaluate, Features, Prepare, Pretrain, Train};
     [Prepare, Pretrain, Features, Train, Evaluate]
-        .map(|kind| plan.stages.iter().filter(|stage| stage.spec.kind == kind).count())
+        .map(|kind| plan.stages.iter().filter(|stage| stage.kind == kind).count())
 }
 
 fn train_keys(plan: &Plan) -> BTreeSet<String> {
@@ -43,7 +43,7 @@ fn train_keys(plan: &Plan) -> BTreeSet<String> {
 }
 
 fn labels(plan: &Plan, kind: StageKind) -> Vec<&str> {
-    plan.stages.iter().filter(|stage| stage.spec.kind == kind).map(|stage| stage.label.as_str()).collect()
+    plan.stages.iter().filter(|stage| stage.kind == kind).map(|stage| stage.label.as_str()).collect()
 }
 
 #[test]
@@ -91,15 +91,16 @@ fn parents_come_first_and_exist() {
     let plan = plan(text);
     let at = |key| plan.stages.iter().position(|stage| stage.key == key);
     for (i, stage) in plan.stages.iter().enumerate() {
-        for parent in &stage.spec.parents {
-            assert!(at(parent.key.clone()).is_some_and(|at| at < i), "{} of {}", parent.role, stage.label);
+        for (parent, index) in plan.spec(i).parents.iter().zip(plan.parents(i)) {
+            assert_eq!(at(parent.key.clone()), Some(index), "{} of {}", parent.role, stage.label);
+            assert!(index < i, "{} of {}", parent.role, stage.label);
         }
     }
     let roles = |i: usize, kind: StageKind| {
         let point = &plan.points[i];
         let key = if kind == StageKind::Train { &point.train } else { &point.evaluate };
-        let stage = plan.stages.iter().find(|stage| stage.key == *key).unwrap();
-        stage.spec.parents.iter().map(|parent| parent.role.clone()).collect::<Vec<_>>()
+        let stage = plan.stages.iter().position(|stage| stage.key == *key).unwrap();
+        plan.spec(stage).parents.into_iter().map(|parent| parent.role).collect::<Vec<_>>()
     };
     let maps = ["features/t9/b3", "features/t9/b1", "features/t5/b3", "features/t5/b1"];
     assert_eq!(
@@ -116,12 +117,13 @@ fn parents_come_first_and_exist() {
 #[test]
 fn stage_settings_read_back_as_their_types() {
     let plan = plan("base: { preset: smoke, dic: false }\ngrid: { tau: [0.8, 0.9] }");
-    for stage in &plan.stages {
-        let settings = stage.spec.settings.clone();
-        match stage.spec.kind {
+    for (i, stage) in plan.stages.iter().enumerate() {
+        let spec = plan.spec(i);
+        let settings = spec.settings;
+        match stage.kind {
             StageKind::Prepare => {
                 let prepare: PrepareSettings = serde_json::from_value(settings).unwrap();
-                let local: PrepareLocal = serde_json::from_value(stage.spec.local.clone()).unwrap();
+                let local: PrepareLocal = serde_json::from_value(spec.local).unwrap();
                 assert_eq!(prepare.data(local.root), plan.points[0].settings.data);
             }
             StageKind::Pretrain => {
@@ -226,7 +228,7 @@ fn the_papers_pairs_of_acdc() {
     train mcsd 7 cases dfm dic seed=0
     train mcsd 14 cases dfm dic seed=0
     ");
-    let local: PrepareLocal = serde_json::from_value(plan.stages[0].spec.local.clone()).unwrap();
+    let local: PrepareLocal = serde_json::from_value(plan.spec(0).local).unwrap();
     assert!(local.root.is_absolute() && local.root.ends_with("here"));
     let text = "base: { data: { name: acdc, root: here }, label_ratio: 71 cases }";
     let error = Plan::with(&sweep(text), &inspect).unwrap_err();

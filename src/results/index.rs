@@ -129,7 +129,12 @@ pub fn forget(store: &Store, name: &str) -> Result<()> {
 }
 
 fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
-    let axes = super::union(plan.points.iter().map(|point| &point.axes));
+    let mut axes: Vec<&str> = Vec::new();
+    for (name, _) in plan.points.iter().flat_map(|point| point.axes.iter()) {
+        if !axes.contains(&name) {
+            axes.push(name);
+        }
+    }
     let common = plan.points.first().map(|point| facts(&point.settings)).unwrap_or_default();
     let head = Head {
         sweep_index: VERSION,
@@ -147,11 +152,11 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
     text.push('\n');
     let places: HashMap<&Key, usize> =
         plan.stages.iter().enumerate().map(|(i, stage)| (&stage.key, i)).collect();
-    for stage in &plan.stages {
-        let parents = stage.spec.parents.iter().filter_map(|parent| places.get(&parent.key).copied());
+    for (i, stage) in plan.stages.iter().enumerate() {
+        let parents = plan.parents(i);
         let label: String = stage.label.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let line =
-            [stage.key.as_str(), stage.spec.kind.name(), &ranges(parents.collect()), &label].join("\t");
+            [stage.key.as_str(), stage.kind.name(), &ranges(parents.collect()), &label].join("\t");
         text.push_str(&line);
         text.push('\n');
     }
@@ -159,7 +164,7 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
         |key: &Key| places.get(key).map(ToString::to_string).context("a point's stage is not planned");
     let mut seen: Option<(Vec<Value>, String)> = None;
     for point in &plan.points {
-        let values: Vec<&Value> = axes.iter().map(|axis| value(&point.axes, axis)).collect();
+        let values: Vec<&Value> = axes.iter().map(|axis| point.axes.get(axis).unwrap_or(&Value::Null)).collect();
         let own = facts(&point.settings);
         let own = if own == common {
             String::new()
@@ -187,10 +192,6 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
     text.push_str(END);
     text.push('\n');
     Ok(text)
-}
-
-fn value<'a>(axes: &'a [(String, Value)], name: &str) -> &'a Value {
-    axes.iter().find(|(axis, _)| axis == name).map_or(&Value::Null, |(_, value)| value)
 }
 
 /// `0,3-11`: numbers in ascending order, runs of them as ranges.

@@ -138,6 +138,11 @@ impl Reporter {
         format!("{}:{}", self.sources[place.source].0, place.line)
     }
 
+    /// The sources by name and text, and the notes.
+    pub(super) fn into_sources(self) -> (Vec<(String, String)>, Vec<String>) {
+        (self.sources, self.notes)
+    }
+
     /// All errors in the order of the sources.
     pub(super) fn finish(mut self) -> Diagnostics {
         self.errors.sort();

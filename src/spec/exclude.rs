@@ -1,20 +1,22 @@
-//! `exclude`: partial matches that drop points of the grid.
+//! Partial matches: `exclude` drops the points of the grid that fulfil one, `when` asks one of an axis.
 
 use serde_json::Value;
 
+use super::axis::lacks_lists;
 use super::diagnostics::{Place, Reporter};
 use super::schema::{self, Found, Key};
-use super::written::{Leaf, Written, lacks_lists, maps, unknown_key};
+use super::written::{Leaf, Written, maps, unknown_key};
 use super::yaml::{Content, Name, Node};
 
 /// A partial match: for each setting the values that match.
 #[derive(Clone, Debug)]
 pub(super) struct Exclude {
     pub(super) place: Place,
-    matches: Vec<Match>,
+    matches: Matches,
 }
 
-type Match = (&'static Key, Vec<Value>);
+/// For each setting the values that match; all settings must.
+pub(super) type Matches = Vec<(&'static Key, Vec<Value>)>;
 
 /// Reads the section.
 pub(super) fn read(node: &Node, report: &mut Reporter) -> Vec<Exclude> {
@@ -31,7 +33,12 @@ pub(super) fn read(node: &Node, report: &mut Reporter) -> Vec<Exclude> {
     excludes
 }
 
-fn read_matches(prefix: &str, entries: &[(Name, Node)], matches: &mut Vec<Match>, report: &mut Reporter) {
+pub(super) fn read_matches(
+    prefix: &str,
+    entries: &[(Name, Node)],
+    matches: &mut Matches,
+    report: &mut Reporter,
+) {
     for (name, node) in entries {
         match (schema::find(prefix, &name.text), &node.content) {
             (Found::Table(_), Content::Map(entries)) => {
@@ -52,7 +59,7 @@ fn read_matches(prefix: &str, entries: &[(Name, Node)], matches: &mut Vec<Match>
 }
 
 /// The values that match: a list stands for any of its items; where the setting is a list itself, a list of lists.
-fn values(key: &Key, node: &Node, report: &mut Reporter) -> Vec<Value> {
+pub(super) fn values(key: &Key, node: &Node, report: &mut Reporter) -> Vec<Value> {
     let nodes = match &node.content {
         Content::List(items) if !key.kind.is_list() || !lacks_lists(key, items) => &items[..],
         _ => std::slice::from_ref(node),
@@ -86,11 +93,17 @@ impl<'a> Excludes<'a> {
         Self { written, used: vec![false; entries.len()], entries }
     }
 
-    /// Whether some entry drops the point with these axis values.
-    pub(super) fn drop(&mut self, values: &[usize]) -> bool {
+    /// Whether there is no entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether some entry drops the point with these axis values; an axis that does not apply matches nothing.
+    pub(super) fn drop(&mut self, values: &[u32]) -> bool {
         let mut drop = false;
         for (entry, used) in self.entries.iter().zip(&mut self.used) {
-            let hit = |conditions: &Vec<Condition>| conditions.iter().all(|(axis, hits)| hits[values[*axis]]);
+            let hits = |(axis, hits): &Condition| hits.get(values[*axis] as usize) == Some(&true);
+            let hit = |conditions: &Vec<Condition>| conditions.iter().all(hits);
             if entry.as_ref().is_some_and(hit) {
                 *used = true;
                 drop = true;

@@ -5,38 +5,45 @@
 //! one top-level field is resolved once, and a point is put together from such fields.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::SweepPoint;
+use super::axes::{Axes, Table};
+use super::axis::shown;
 use super::diagnostics::{Place, Reporter};
 use super::exclude::Excludes;
-use super::settings::{FIELDS, Method, Preset, Settings};
-use super::validate::validate;
-use super::written::{Axis, Leaf, Written, shown};
+use super::grid::{ABSENT, Choices, Grid, at, defaults_of};
+use super::settings::{FIELDS, Settings, TAKE};
+use super::validate::{Violation, validate};
+use super::written::{Axis, Leaf, Written};
+use super::{Pieces, SweepPoint};
 
-/// Points of a sweep at most.
-const POINTS: usize = 1_000_000;
 /// Distinct errors of points after which the rest is not looked at.
 const ENOUGH: usize = 50;
+/// Points that are put together before their errors are counted.
+const CHUNK: usize = 1 << 16;
 
 /// The resolved points of a sweep, in the order of the file, the last axis running fastest.
-pub(super) fn expand(written: &Written, report: &mut Reporter) -> Vec<SweepPoint> {
-    let Some(dimensions) = dimensions(written, report) else { return vec![] };
-    let mut expansion = Expansion::new(written, dimensions);
-    let mut points = expansion.grid(report);
-    for leaves in &written.include {
-        points.push(expansion.included(leaves, report));
+pub(super) fn expand(written: &Written, report: &mut Reporter) -> (Vec<SweepPoint>, Pieces) {
+    let grid = Grid::new(written);
+    let Some(choices) = grid.choices(report) else { return Default::default() };
+    let mut expansion = Expansion::new(written, &grid);
+    let mut rows = expansion.grid(&choices, report);
+    for (i, leaves) in written.include.iter().enumerate() {
+        rows.push(expansion.included(i, leaves));
     }
-    if points.is_empty() {
+    if rows.is_empty() && report.clean() {
         let place = written.exclude.first().map(|e| e.place).or(written.grid).unwrap_or(written.start);
         report.error(place, "0 points remain: `exclude` drops all of them", None);
     }
-    let uncertain = !written.include.is_empty() || written.axes.iter().any(tables) || written.zipped > 0;
-    if uncertain {
-        merge_twins(&mut points, written, report);
+    expansion.note_unused_axes(&rows, report);
+    let conditional = written.axes.iter().any(|axis| axis.when.is_some());
+    if conditional || !written.include.is_empty() || written.axes.iter().any(tables) || written.zipped > 0 {
+        merge_twins(&mut rows, written, report);
     }
-    points
+    (expansion.finish(&choices, rows, report), expansion.pieces())
 }
 
 /// Whether values of this axis set several things, or different ones, so that two may resolve to the same.
@@ -45,196 +52,329 @@ fn tables(axis: &Axis) -> bool {
 }
 
 /// Points that resolve to the same settings are one.
-fn merge_twins(points: &mut Vec<SweepPoint>, written: &Written, report: &mut Reporter) {
-    let mut seen = HashSet::with_capacity(points.len());
-    let before = points.len();
-    points.retain(|point| serde_json::to_string(&point.settings).is_ok_and(|text| seen.insert(text)));
-    match before - points.len() {
+fn merge_twins(rows: &mut Vec<Row>, written: &Written, report: &mut Reporter) {
+    let mut seen: HashSet<Box<[u32]>> = HashSet::with_capacity(rows.len());
+    let mut merged = 0;
+    rows.retain(|row| {
+        let new = seen.insert(row.pieces.clone());
+        match row.origin {
+            _ if new => {}
+            Origin::Grid(_) => merged += 1,
+            Origin::Include(i) => {
+                report.note(written.include_places[i], "this point repeats another and was merged with it");
+            }
+        }
+        new
+    });
+    let place = written.grid.unwrap_or(written.start);
+    match merged {
         0 => {}
-        1 => report.note(written.start, "1 point repeats another and was merged with it"),
-        n => report.note(written.start, &format!("{n} points repeat others and were merged with them")),
+        1 => report.note(place, "1 point repeats another and was merged with it"),
+        n => report.note(place, &format!("{n} points repeat others and were merged with them")),
     }
 }
 
-/// The axes that advance together, each group one dimension of the grid.
-struct Dimension {
-    axes: Vec<usize>,
-    len: usize,
+/// Where a point comes from.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// The combination with this index.
+    Grid(usize),
+    /// The entry of `include` with this index.
+    Include(usize),
 }
 
-fn dimensions(written: &Written, report: &mut Reporter) -> Option<Vec<Dimension>> {
-    let single = written.axes.len() - written.zipped;
-    let mut dimensions: Vec<Dimension> =
-        (0..single).map(|i| Dimension { axes: vec![i], len: written.axes[i].values.len() }).collect();
-    if written.zipped > 0 {
-        let axes: Vec<usize> = (single..written.axes.len()).collect();
-        let len = axes.iter().map(|&i| written.axes[i].values.len()).min().unwrap_or(0);
-        dimensions.push(Dimension { axes, len });
-    }
-    let product = dimensions.iter().try_fold(1_usize, |n, dimension| n.checked_mul(dimension.len));
-    if product.is_none_or(|n| n > POINTS) {
-        let lens: Vec<String> = dimensions.iter().map(|dimension| dimension.len.to_string()).collect();
-        let place = written.grid.unwrap_or(written.start);
-        let message = format!("the grid has {} points, more than {POINTS}", lens.join(" × "));
-        report.error(place, message, None);
-        return None;
-    }
-    // An axis without a valid value was reported.
-    product.filter(|&n| n > 0)?;
-    Some(dimensions)
+/// A point in numbers.
+struct Row {
+    origin: Origin,
+    /// Which root its settings start from.
+    root: usize,
+    /// For each field, which of its values.
+    pieces: Box<[u32]>,
+    /// For each axis, which of its values.
+    axes: Box<[u32]>,
 }
 
-/// Settings for one preset and method, without what the other axes set.
+/// The settings for one preset and method, without what the other axes set.
 struct Root {
     settings: Settings,
-    json: Value,
+    pieces: Box<[u32]>,
+    /// The values of the axes that only `include` has.
+    more: Vec<u32>,
+}
+
+/// The distinct values of one field.
+#[derive(Default)]
+struct Field {
+    known: HashMap<String, u32>,
+    values: Vec<Value>,
+    /// Settings that have the value.
+    holders: Vec<Arc<Settings>>,
+}
+
+impl Field {
+    fn piece(&mut self, field: &str, settings: &Arc<Settings>) -> u32 {
+        let value = settings.field(field);
+        let Self { known, values, holders } = self;
+        *known.entry(value.to_string()).or_insert_with(|| {
+            values.push(value);
+            holders.push(Arc::clone(settings));
+            values.len() as u32 - 1
+        })
+    }
+}
+
+/// A field that dimensions other than those of preset and method touch.
+struct Touched {
+    field: usize,
+    dimensions: Vec<usize>,
+    known: HashMap<(usize, u128), u32>,
+    /// The last one looked up: often the next one, too.
+    last: Option<((usize, u128), u32)>,
 }
 
 struct Expansion<'a> {
     written: &'a Written,
-    dimensions: Vec<Dimension>,
+    grid: &'a Grid<'a>,
     /// The dimensions that choose preset or method.
     rooting: Vec<usize>,
-    /// Each field that some other dimension touches, with those dimensions.
-    touched: Vec<(&'static str, Vec<usize>)>,
-    roots: HashMap<u64, Root>,
-    fields: HashMap<(u64, usize, u64), Settings>,
-    /// Axis names, then the settings of `include` that are no axis.
-    names: Vec<String>,
+    touched: Vec<Touched>,
+    roots: Vec<Root>,
+    root_of: HashMap<u128, usize>,
+    fields: Vec<Field>,
+    table: Table,
+    /// For each axis, the index in the table of each of its values.
+    indices: Vec<Vec<u32>>,
+    /// For each axis, the index in the table where it does not apply.
+    absent: Vec<u32>,
 }
 
 impl<'a> Expansion<'a> {
-    fn new(written: &'a Written, dimensions: Vec<Dimension>) -> Self {
-        let leaves = |d: &Dimension| {
-            d.axes
-                .iter()
-                .flat_map(|&a| &written.axes[a].values)
-                .flat_map(|value| &value.leaves)
-                .collect::<Vec<_>>()
+    fn new(written: &'a Written, grid: &'a Grid<'a>) -> Self {
+        let roots = |path: &str| matches!(path, "preset" | "method");
+        let dimensions = 0..grid.dimensions.len();
+        let rooting = dimensions.clone().filter(|&d| grid.sets(d, &roots)).collect();
+        let touched = |field: usize| {
+            let touches = |path: &str| path.split('.').next() == Some(FIELDS[field]);
+            let dimensions: Vec<usize> = dimensions.clone().filter(|&d| grid.sets(d, &touches)).collect();
+            (!dimensions.is_empty()).then(|| Touched { field, dimensions, known: HashMap::new(), last: None })
         };
-        let all = || dimensions.iter().enumerate();
-        let roots = |leaf: &&Leaf| matches!(leaf.key.path, "preset" | "method");
-        let rooting = all().filter(|(_, d)| leaves(d).iter().any(roots)).map(|(i, _)| i).collect();
-        let touches = |d: &Dimension, field: &str| {
-            leaves(d).iter().any(|l| l.key.path.split('.').next() == Some(field))
-        };
-        let touched = FIELDS
-            .iter()
-            .map(|&field| {
-                (field, all().filter(|(_, d)| touches(d, field)).map(|(i, _)| i).collect::<Vec<_>>())
-            })
-            .filter(|(_, dimensions)| !dimensions.is_empty())
-            .collect();
+        let touched = (0..FIELDS.len()).filter_map(touched).collect();
         let names = written.axis_names();
-        Self { written, rooting, touched, names, dimensions, roots: HashMap::new(), fields: HashMap::new() }
+        let mut table = Table { values: vec![vec![]; names.len()], names };
+        let indices = written.axes.iter().enumerate().map(|(i, axis)| {
+            // A long list without repetition is not searched for one.
+            let zipped = i + written.zipped >= written.axes.len();
+            let index = |value: &super::written::AxisValue| {
+                if zipped {
+                    return table.index(i, value.shown.clone());
+                }
+                table.values[i].push(value.shown.clone());
+                table.values[i].len() as u32 - 1
+            };
+            axis.values.iter().map(index).collect()
+        });
+        let indices: Vec<Vec<u32>> = indices.collect();
+        let absent = written.axes.iter().enumerate().map(|(i, axis)| {
+            if axis.when.is_some() || axis.values.is_empty() { table.index(i, Value::Null) } else { 0 }
+        });
+        let absent = absent.collect();
+        let fields = FIELDS.iter().map(|_| Field::default()).collect();
+        Self {
+            written,
+            grid,
+            rooting,
+            touched,
+            roots: vec![],
+            root_of: HashMap::new(),
+            fields,
+            table,
+            indices,
+            absent,
+        }
     }
 
     /// The points of `grid` and `zip` less those of `exclude`.
-    fn grid(&mut self, report: &mut Reporter) -> Vec<SweepPoint> {
-        if self.dimensions.is_empty() && !self.written.include.is_empty() {
+    fn grid(&mut self, choices: &Choices, report: &mut Reporter) -> Vec<Row> {
+        if self.grid.dimensions.is_empty() && !self.written.include.is_empty() {
             return vec![];
         }
         let mut excludes = Excludes::new(self.written);
-        let mut points = vec![];
-        let mut choice = vec![0; self.dimensions.len()];
-        let errors = report.count();
-        loop {
-            let values = self.values(&choice);
-            if !excludes.drop(&values) {
-                points.push(self.point(&choice, &values, report));
+        let mut rows = Vec::with_capacity(choices.len());
+        let mut values = vec![ABSENT; self.written.axes.len()];
+        for at in 0..choices.len() {
+            let choice = choices.get(at);
+            for (dimension, &chosen) in self.grid.dimensions.iter().zip(choice) {
+                for &axis in &dimension.axes {
+                    values[axis] = chosen;
+                }
             }
-            if !self.advance(&mut choice) || report.count() - errors >= ENOUGH {
-                break;
+            if excludes.is_empty() || !excludes.drop(&values) {
+                rows.push(self.row(Origin::Grid(at), choice, &values));
             }
         }
         excludes.note_unused(report);
-        points
-    }
-
-    /// The next choice, the last dimension running fastest; false after the last one.
-    fn advance(&self, choice: &mut [usize]) -> bool {
-        for (i, dimension) in self.dimensions.iter().enumerate().rev() {
-            choice[i] += 1;
-            if choice[i] < dimension.len {
-                return true;
-            }
-            choice[i] = 0;
-        }
-        false
-    }
-
-    /// The index of each axis's value.
-    fn values(&self, choice: &[usize]) -> Vec<usize> {
-        self.dimensions.iter().zip(choice).flat_map(|(d, &at)| d.axes.iter().map(move |_| at)).collect()
+        rows
     }
 
     /// The choices of some dimensions as one number.
-    fn mixed(&self, dimensions: &[usize], choice: &[usize]) -> u64 {
-        dimensions.iter().fold(0, |n, &d| n * self.dimensions[d].len as u64 + choice[d] as u64)
+    fn mixed(grid: &Grid, dimensions: &[usize], choice: &[u32]) -> u128 {
+        let number = |n: u128, &d: &usize| {
+            n * (grid.dimensions[d].len as u128 + 1) + u128::from(choice[d].wrapping_add(1))
+        };
+        dimensions.iter().fold(0, number)
     }
 
-    /// What the chosen values of some dimensions set.
-    fn leaves(&self, dimensions: &[usize], choice: &[usize]) -> Vec<&'a Leaf> {
-        let axes =
-            dimensions.iter().flat_map(|&d| self.dimensions[d].axes.iter().map(move |&a| (a, choice[d])));
-        axes.flat_map(|(a, at)| &self.written.axes[a].values[at].leaves).collect()
-    }
-
-    fn point(&mut self, choice: &[usize], values: &[usize], report: &mut Reporter) -> SweepPoint {
-        let root = self.mixed(&self.rooting, choice);
-        if !self.roots.contains_key(&root) {
-            let settings = resolve(self.written, &self.leaves(&self.rooting, choice));
-            let json = if self.names.len() > self.written.axes.len() { json!(settings) } else { Value::Null };
-            self.roots.insert(root, Root { settings, json });
+    fn row(&mut self, origin: Origin, choice: &[u32], values: &[u32]) -> Row {
+        let root = self.root(choice);
+        let mut pieces = self.roots[root].pieces.clone();
+        let (grid, written) = (self.grid, self.written);
+        for touched in &mut self.touched {
+            let key = (root, Self::mixed(grid, &touched.dimensions, choice));
+            let piece = match touched.last {
+                Some((last, piece)) if last == key => piece,
+                _ => *touched.known.entry(key).or_insert_with(|| {
+                    let dimensions = self.rooting.iter().chain(&touched.dimensions);
+                    let leaves: Vec<&Leaf> = dimensions.flat_map(|&d| grid.leaves(d, choice)).collect();
+                    let settings = Arc::new(resolve(written, &leaves, Some(touched.field)));
+                    self.fields[touched.field].piece(FIELDS[touched.field], &settings)
+                }),
+            };
+            touched.last = Some((key, piece));
+            pieces[touched.field] = piece;
         }
-        let mut settings = self.roots[&root].settings.clone();
-        for i in 0..self.touched.len() {
-            let (field, dimensions) = &self.touched[i];
-            let key = (root, i, self.mixed(dimensions, choice));
-            if !self.fields.contains_key(&key) {
-                let mut leaves = self.leaves(&self.rooting, choice);
-                leaves.extend(self.leaves(dimensions, choice));
-                self.fields.insert(key, resolve(self.written, &leaves));
+        let axes = values.iter().enumerate().map(|(axis, &value)| match value {
+            ABSENT => self.absent[axis],
+            value => self.indices[axis][value as usize],
+        });
+        let axes = axes.chain(self.roots[root].more.iter().copied()).collect();
+        Row { origin, root, pieces, axes }
+    }
+
+    fn root(&mut self, choice: &[u32]) -> usize {
+        let key = Self::mixed(self.grid, &self.rooting, choice);
+        if let Some(&root) = self.root_of.get(&key) {
+            return root;
+        }
+        let leaves: Vec<&Leaf> = self.rooting.iter().flat_map(|&d| self.grid.leaves(d, choice)).collect();
+        let settings = Arc::new(resolve(self.written, &leaves, None));
+        let pieces = self.pieces_of(&settings);
+        let own = self.written.axes.len();
+        let more = match self.table.names.len() - own {
+            0 => vec![],
+            _ => {
+                let tree = json!(*settings);
+                let names = self.table.names[own..].to_vec();
+                let index = |(i, name): (usize, &String)| self.table.index(own + i, at(&tree, name));
+                names.iter().enumerate().map(index).collect()
             }
-            settings.take_field(field, &self.fields[&key]);
-        }
-        let mut axes: Vec<(String, Value)> = Vec::with_capacity(self.names.len());
-        for (axis, &at) in self.written.axes.iter().zip(values) {
-            axes.push((axis.name.clone(), axis.values[at].shown.clone()));
-        }
-        let json = &self.roots[&root].json;
-        axes.extend(self.names[axes.len()..].iter().map(|name| (name.clone(), at(json, name))));
-        let all: Vec<usize> = (0..self.dimensions.len()).collect();
-        self.check(&settings, || self.leaves(&all, choice), report);
-        SweepPoint { axes, settings }
+        };
+        self.roots.push(Root { settings: (*settings).clone(), pieces, more });
+        self.root_of.insert(key, self.roots.len() - 1);
+        self.roots.len() - 1
+    }
+
+    fn pieces_of(&mut self, settings: &Arc<Settings>) -> Box<[u32]> {
+        let fields = self.fields.iter_mut().zip(FIELDS);
+        fields.map(|(field, name)| field.piece(name, settings)).collect()
     }
 
     /// A point of `include`.
-    fn included(&mut self, leaves: &'a [Leaf], report: &mut Reporter) -> SweepPoint {
+    fn included(&mut self, entry: usize, leaves: &'a [Leaf]) -> Row {
         let chosen: Vec<&Leaf> = leaves.iter().collect();
-        let settings = resolve(self.written, &chosen);
-        let json = json!(settings);
-        let mut axes = vec![];
-        for (i, name) in self.names.iter().enumerate() {
-            let value =
-                self.written.axes.get(i).map_or_else(|| at(&json, name), |axis| axis_value(axis, &json));
-            axes.push((name.clone(), value));
-        }
-        self.check(&settings, || chosen.clone(), report);
-        SweepPoint { axes, settings }
+        let settings = Arc::new(resolve(self.written, &chosen, None));
+        let pieces = self.pieces_of(&settings);
+        let tree = json!(*settings);
+        let axes: Box<[u32]> = (0..self.table.names.len())
+            .map(|i| {
+                let value = match self.written.axes.get(i) {
+                    None => at(&tree, &self.table.names[i]),
+                    Some(axis) if !applies(axis, &tree) => Value::Null,
+                    Some(axis) => axis_value(axis, &tree),
+                };
+                self.table.index(i, value)
+            })
+            .collect();
+        self.roots.push(Root { settings: (*settings).clone(), pieces: pieces.clone(), more: vec![] });
+        Row { origin: Origin::Include(entry), root: self.roots.len() - 1, pieces, axes }
     }
 
-    /// Reports what does not fit together, each once, at the place of the value to change.
-    fn check<'b>(&self, settings: &Settings, leaves: impl Fn() -> Vec<&'b Leaf>, report: &mut Reporter) {
-        for violation in validate(settings) {
+    /// An axis that applies to no point is a mistake, unless `--set` chose so.
+    fn note_unused_axes(&self, rows: &[Row], report: &mut Reporter) {
+        for (i, axis) in self.written.axes.iter().enumerate() {
+            let Some(when) = &axis.when else { continue };
+            if rows.is_empty()
+                || axis.values.is_empty()
+                || rows.iter().any(|row| row.axes[i] != self.absent[i])
+            {
+                continue;
+            }
+            let message = format!("axis `{}` applies to no point", axis.name);
+            if self.written.sets.is_empty() {
+                report.error(when.place, message, Some("no point fulfils its `when`".into()));
+            } else {
+                report.note(when.place, &message);
+            }
+        }
+    }
+
+    /// Puts the points together, checked; errors are reported once each, at the place of the value to change.
+    fn finish(&mut self, choices: &Choices, rows: Vec<Row>, report: &mut Reporter) -> Vec<SweepPoint> {
+        let table = Arc::new(std::mem::take(&mut self.table));
+        let mut points = Vec::with_capacity(rows.len());
+        let errors = report.count();
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 && report.count() - errors < ENOUGH {
+            let chunk: Vec<Row> = rows.by_ref().take(CHUNK).collect();
+            let origins: Vec<Origin> = chunk.iter().map(|row| row.origin).collect();
+            let made: Vec<(SweepPoint, Vec<Violation>)> =
+                chunk.into_par_iter().map(|row| self.point(row, &table)).collect();
+            for ((point, violations), origin) in made.into_iter().zip(origins) {
+                points.push(point);
+                if report.count() - errors < ENOUGH {
+                    self.report(violations, origin, choices, report);
+                }
+            }
+        }
+        points
+    }
+
+    fn point(&self, row: Row, table: &Arc<Table>) -> (SweepPoint, Vec<Violation>) {
+        let root = &self.roots[row.root];
+        let mut settings = root.settings.clone();
+        for &Touched { field, .. } in &self.touched {
+            if root.pieces[field] != row.pieces[field] {
+                TAKE[field](&mut settings, &self.fields[field].holders[row.pieces[field] as usize]);
+            }
+        }
+        let violations = validate(&settings);
+        let include = match row.origin {
+            Origin::Grid(_) => None,
+            Origin::Include(i) => Some(i as u32),
+        };
+        let axes = Axes::new(table, row.axes);
+        (SweepPoint { axes, settings: Arc::new(settings), pieces: row.pieces, include }, violations)
+    }
+
+    fn report(&self, violations: Vec<Violation>, origin: Origin, choices: &Choices, report: &mut Reporter) {
+        for violation in violations {
             let broken = |path: &String| self.written.broken.iter().any(|b| *b == bare(path));
             if violation.paths.iter().any(broken) {
                 continue;
             }
-            let chosen = leaves();
-            let place = violation.paths.iter().find_map(|path| origin(path, self.written, &chosen));
-            report.error(place.unwrap_or(self.written.start), violation.message, violation.help);
+            let chosen: Vec<&Leaf> = match origin {
+                Origin::Include(i) => self.written.include[i].iter().collect(),
+                Origin::Grid(at) => {
+                    let choice = choices.get(at);
+                    (0..choice.len()).flat_map(|d| self.grid.leaves(d, choice)).collect()
+                }
+            };
+            let place = place_of(&violation.paths, self.written, &chosen);
+            report.error(place, violation.message, violation.help);
         }
+    }
+
+    fn pieces(self) -> Pieces {
+        Pieces { values: self.fields.into_iter().map(|field| field.values).collect() }
     }
 }
 
@@ -243,7 +383,11 @@ fn bare(path: &str) -> &str {
     path.split('[').next().unwrap_or(path)
 }
 
-/// Where the value of `path` was written for a point with these axis values.
+/// Where the first of `paths` that is written anywhere was written, for a point with these axis values.
+pub(super) fn place_of(paths: &[String], written: &Written, chosen: &[&Leaf]) -> Place {
+    paths.iter().find_map(|path| origin(path, written, chosen)).unwrap_or(written.start)
+}
+
 fn origin(path: &str, written: &Written, chosen: &[&Leaf]) -> Option<Place> {
     let (bare, item) =
         path.split_once('[').map_or((path, None), |(bare, i)| (bare, i.trim_end_matches(']').parse().ok()));
@@ -253,25 +397,38 @@ fn origin(path: &str, written: &Written, chosen: &[&Leaf]) -> Option<Place> {
     Some(item.and_then(|i| leaf.items.get(i)).copied().unwrap_or(leaf.place))
 }
 
-/// Preset, then `base`, then `leaves`, then `--set`.
-fn resolve(written: &Written, leaves: &[&Leaf]) -> Settings {
+/// Preset, then `base`, then `leaves`, then `--set`; only one field where one is named.
+fn resolve(written: &Written, leaves: &[&Leaf], only: Option<usize>) -> Settings {
     let all = || written.base.iter().chain(leaves.iter().copied()).chain(&written.sets);
-    let last = |path: &str| all().rev().find(|leaf| leaf.key.path == path).map(|leaf| leaf.value.clone());
-    let preset: Option<Preset> = last("preset").and_then(|value| serde_json::from_value(value).ok());
-    let method: Option<Method> = last("method").and_then(|value| serde_json::from_value(value).ok());
-    let defaults = Settings::preset(preset.unwrap_or(super::PRESET), method.unwrap_or(super::METHOD));
-    let mut tree = json!(defaults);
-    for leaf in all() {
-        if let Some(slot) = tree.pointer_mut(&format!("/{}", leaf.key.path.replace('.', "/"))) {
-            *slot = leaf.value.clone();
+    let last =
+        |path: &str| all().rev().find(|leaf| leaf.key.path == path).and_then(|leaf| leaf.value.as_str());
+    let mut settings = defaults_of(last("preset"), last("method"));
+    for field in FIELDS.iter().enumerate().filter(|(i, _)| only.is_none_or(|only| only == *i)).map(|(_, f)| f)
+    {
+        let mut own = all()
+            .filter_map(|leaf| Some((leaf, leaf.key.path.strip_prefix(field)?)))
+            .filter(|(_, rest)| rest.is_empty() || rest.starts_with('.'))
+            .peekable();
+        if own.peek().is_none() {
+            continue;
         }
+        let mut tree = settings.field(field);
+        for (leaf, rest) in own {
+            if let Some(slot) = tree.pointer_mut(&rest.replace('.', "/")) {
+                slot.clone_from(&leaf.value);
+            }
+        }
+        settings
+            .set_field(field, &tree)
+            .expect("checked values fit the settings, which a test of every key shows");
     }
-    serde_json::from_value(tree).expect("checked values fit the settings, which a test of every key shows")
+    settings
 }
 
-/// The value at a dotted path, or the table.
-fn at(settings: &Value, path: &str) -> Value {
-    settings.pointer(&format!("/{}", path.replace('.', "/"))).cloned().unwrap_or_default()
+/// Whether an axis applies to a point with these settings.
+fn applies(axis: &Axis, settings: &Value) -> bool {
+    let matches = axis.when.iter().flat_map(|when| &when.matches);
+    matches.into_iter().all(|(key, values)| values.contains(&at(settings, key.path)))
 }
 
 /// The value of an axis for settings that no choice of that axis made.

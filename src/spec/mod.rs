@@ -24,10 +24,16 @@ pub mod settings;
 pub mod stages;
 pub mod validate;
 
+mod axes;
+mod axis;
 mod diagnostics;
 mod exclude;
 mod expand;
+mod extends;
+mod grid;
+mod only;
 mod schema;
+mod sets;
 #[cfg(test)]
 mod tests;
 mod written;
@@ -35,21 +41,22 @@ mod yaml;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use axes::Axes;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub(crate) use diagnostics::nearest;
 use diagnostics::{Place, Reporter};
 use report::ReportSettings;
 use settings::{DataName, Method, Preset, Settings};
+use written::{Leaf, Written};
 
 /// The preset of a sweep file that names none.
 const PRESET: Preset = Preset::Lite;
 /// The method of a sweep file that names none.
 const METHOD: Method = Method::Mcsd;
-/// Bytes of a sweep file at most.
-const BYTES: u64 = 16 << 20;
 
 /// A sweep: its points, resolved.
 #[derive(Clone, Debug)]
@@ -66,15 +73,119 @@ pub struct Sweep {
     pub report: ReportSettings,
     /// What a person should know and nobody must change: merged points, an `exclude` without effect.
     pub notes: Vec<String>,
+    pieces: Arc<Pieces>,
+    written: Arc<Source>,
+}
+
+/// What a sweep was read from, for errors that are found later.
+#[derive(Debug)]
+struct Source {
+    written: Written,
+    /// Name and text of each source.
+    texts: Vec<(String, String)>,
 }
 
 /// One point of a sweep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepPoint {
     /// The axes of the sweep with this point's values, in the order of the file.
-    pub axes: Vec<(String, Value)>,
+    pub axes: Axes,
     /// Everything resolved.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
+    /// For each field of the settings, which of [`Pieces`] it is.
+    pieces: Box<[u32]>,
+    /// The entry of `include` that it comes from.
+    include: Option<u32>,
+}
+
+impl SweepPoint {
+    /// For each of [`settings::FIELDS`] a number for its value: within a sweep, equal values have equal numbers.
+    pub fn pieces(&self) -> &[u32] {
+        &self.pieces
+    }
+}
+
+/// The distinct values of each top-level field of the settings, as JSON: points share most of them.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    values: Vec<Vec<Value>>,
+}
+
+impl Pieces {
+    /// The values of the field with this index in [`settings::FIELDS`], by the numbers of [`SweepPoint::pieces`].
+    pub fn of(&self, field: usize) -> &[Value] {
+        &self.values[field]
+    }
+}
+
+/// Something wrong with a sweep that only shows once its data sets are known or its stages planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What it is about.
+    pub about: About,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// What a [`Complaint`] is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The axis with this index.
+    Axis(usize),
+    /// The first of some settings that is written anywhere, for the point with this index.
+    Point(usize, Vec<String>),
+}
+
+impl Sweep {
+    /// The values that the points share.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// Complaints as errors with their places in the file.
+    pub fn refuse(&self, complaints: Vec<Complaint>) -> Diagnostics {
+        let mut report = Reporter::default();
+        for (name, text) in &self.written.texts {
+            report.source(name, text);
+        }
+        for Complaint { about, message, help } in complaints {
+            let place = match about {
+                About::Axis(axis) => self.place_of_axis(axis),
+                About::Point(point, paths) => {
+                    expand::place_of(&paths, &self.written.written, &self.leaves(&self.points[point]))
+                }
+            };
+            report.error(place, message, help);
+        }
+        report.finish()
+    }
+
+    /// Where an axis stands; one that only `include` has stands there.
+    fn place_of_axis(&self, axis: usize) -> Place {
+        let written = &self.written.written;
+        let name = written.axis_names().into_iter().nth(axis);
+        let included = || {
+            let leaf =
+                written.include.iter().flatten().find(|leaf| Some(leaf.key.path) == name.as_deref())?;
+            Some(leaf.place)
+        };
+        let own = written.axes.get(axis).map(|axis| axis.place);
+        own.or_else(included).unwrap_or(written.start)
+    }
+
+    /// What the axis values of a point, or its entry of `include`, set.
+    fn leaves(&self, point: &SweepPoint) -> Vec<&Leaf> {
+        let written = &self.written.written;
+        if let Some(entry) = point.include {
+            return written.include[entry as usize].iter().collect();
+        }
+        let axes = written.axes.iter().enumerate();
+        let chosen =
+            axes.filter_map(|(i, axis)| axis.values.iter().find(|value| value.shown == *point.axes.value(i)));
+        chosen.flat_map(|value| &value.leaves).collect()
+    }
 }
 
 /// Reads the sweep file at `path`, or of that bare name in `sweeps/`; `sets` are `KEY=VALUE` overrides that come on
@@ -82,17 +193,7 @@ pub struct SweepPoint {
 pub fn load(path: &Path, sets: &[String]) -> Result<Sweep, Diagnostics> {
     let path = locate(path)?;
     let shown = path.display().to_string();
-    let of_file = |message: String| Diagnostics::of_file(&shown, message, None);
-    let size = fs::metadata(&path).map_err(|error| of_file(format!("cannot be read: {error}")))?.len();
-    if size > BYTES {
-        return Err(of_file(format!("has {size} bytes, more than a sweep file may have ({BYTES})")));
-    }
-    let bytes = fs::read(&path).map_err(|error| of_file(format!("cannot be read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let readable =
-            String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
-        of_file(format!("is no text in UTF-8 (line {})", readable.matches('\n').count() + 1))
-    })?;
+    let text = extends::read_text(&path).map_err(|what| Diagnostics::of_file(&shown, what, None))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let mut sweep = parse(&shown, &stem, &text, sets)?;
     sweep.path = path;
@@ -115,17 +216,15 @@ fn unread_root(points: &[SweepPoint]) -> Option<String> {
 /// Reads a sweep from the text of a file that is shown as `file` and named `stem` where the text names nothing.
 fn parse(file: &str, stem: &str, text: &str, sets: &[String]) -> Result<Sweep, Diagnostics> {
     let mut report = Reporter::default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let source = report.source(file, text);
-    let Some(root) = yaml::parse(text, source, &mut report).filter(|root| !root.is_null()) else {
+    let Some(root) = extends::tree(file, text, Path::new(file), &mut vec![], &mut report) else {
         if report.clean() {
-            let place = Place { source, line: 1, column: 1, len: 1 };
+            let place = Place { source: 0, line: 1, column: 1, len: 1 };
             report.error(place, "the sweep file is empty", Some("write at least `base` or `grid`".into()));
         }
         return Err(report.finish());
     };
     let written = written::read(&root, sets, &mut report);
-    let points = expand::expand(&written, &mut report);
+    let (points, pieces) = expand::expand(&written, &mut report);
     let name = written.name.clone().unwrap_or_else(|| stem.to_owned());
     if written.name.is_none() && !written::is_name(&name) {
         report.error(
@@ -137,10 +236,18 @@ fn parse(file: &str, stem: &str, text: &str, sets: &[String]) -> Result<Sweep, D
     if !report.clean() {
         return Err(report.finish());
     }
-    let Reporter { mut notes, .. } = report;
+    let (texts, mut notes) = report.into_sources();
     notes.extend(unread_root(&points));
-    let written::Written { description, report, .. } = written;
-    Ok(Sweep { name, description, path: file.into(), points, report, notes })
+    Ok(Sweep {
+        name,
+        description: written.description.clone(),
+        path: file.into(),
+        points,
+        report: written.report.clone(),
+        notes,
+        pieces: Arc::new(pieces),
+        written: Arc::new(Source { written, texts }),
+    })
 }
 
 /// Finds the file: as it is named, with `.yaml`, or so in `sweeps/` where a bare name is given.

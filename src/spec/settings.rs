@@ -62,7 +62,7 @@ pub enum Preset {
 }
 
 /// A training method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Labelled slices only.
@@ -260,7 +260,7 @@ pub enum FeatureLoss {
 }
 
 /// Which stream predicts at validation and test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TestStream {
     /// The image stream f alone.
@@ -372,12 +372,15 @@ macro_rules! with_fields {
         }
     };
 }
-pub(crate) use with_fields;
 
 macro_rules! field_table {
     ($($field:ident: $type:ty),*) => {
         /// The names of the top-level fields of [`Settings`], in order.
         pub const FIELDS: &[&str] = &[$(stringify!($field)),*];
+
+        /// For each of [`FIELDS`]: gives the first settings what the second ones have there.
+        pub(crate) const TAKE: &[fn(&mut Settings, &Settings)] =
+            &[$(|to, from| to.$field.clone_from(&from.$field)),*];
 
         impl Settings {
             /// Takes the top-level field `name` from `other`.
@@ -385,6 +388,22 @@ macro_rules! field_table {
                 $(if name == stringify!($field) {
                     self.$field.clone_from(&other.$field);
                 })*
+            }
+
+            /// The top-level field `name` as JSON; null where there is none.
+            pub(crate) fn field(&self, name: &str) -> serde_json::Value {
+                $(if name == stringify!($field) {
+                    return serde_json::json!(self.$field);
+                })*
+                serde_json::Value::Null
+            }
+
+            /// Sets the top-level field `name` from JSON.
+            pub(crate) fn set_field(&mut self, name: &str, value: &serde_json::Value) -> serde_json::Result<()> {
+                $(if name == stringify!($field) {
+                    self.$field = <$type>::deserialize(value)?;
+                })*
+                Ok(())
             }
         }
     };

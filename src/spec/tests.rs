@@ -111,7 +111,7 @@ fn presets_and_defaults_are_themselves_valid() {
                     text = format!("{text}  {}: {value}\n", key.path);
                 }
             }
-            assert_eq!(json!(read(&text).points[0].settings), tree);
+            assert_eq!(json!(*read(&text).points[0].settings), tree);
         }
     }
 }
@@ -142,7 +142,7 @@ fn preset_and_method_can_be_axes_and_decide_the_defaults() {
     for point in &sweep.points {
         let mut expected = Settings::preset(point.settings.preset, point.settings.method);
         expected.train.batch = 3;
-        assert_eq!(point.settings, expected);
+        assert_eq!(*point.settings, expected);
     }
     let presets: Vec<_> = sweep.points.iter().map(|p| (p.settings.method, p.settings.preset)).collect();
     assert_eq!(presets.len(), 4);
@@ -155,8 +155,8 @@ fn tables_can_be_axes() {
     let data: Vec<_> =
         sweep.points.iter().map(|p| (p.settings.data.name, p.settings.data.patients)).collect();
     assert_eq!(data, [(DataName::Phantom, 100), (DataName::Phantom, 50), (DataName::Acdc, 100)]);
-    assert_eq!(sweep.points[0].axes[0].1, json!("phantom"));
-    assert_eq!(sweep.points[1].axes[0].1, json!({"patients": 50, "seed": 1}));
+    assert_eq!(sweep.points[0].axes.value(0), "phantom");
+    assert_eq!(sweep.points[1].axes.value(0), &json!({"patients": 50, "seed": 1}));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn set_comes_on_top_and_replaces_a_whole_axis() {
     let settings = &sweep.points[0].settings;
     assert_eq!((settings.seed, &settings.blocks[..], settings.tau), (5, &[2, 4][..], 0.95));
     assert_eq!((settings.data.patients, settings.preset, settings.size), (20, Preset::Lite, 96));
-    assert_eq!(sweep.points[0].axes, [("seed".into(), json!(5)), ("blocks".into(), json!([2, 4]))]);
+    assert_eq!(sweep.points[0].axes.to_vec(), [("seed".into(), json!(5)), ("blocks".into(), json!([2, 4]))]);
     assert_eq!(sweep.name, "other");
     let sweep = with("grid: { data: [phantom, { patients: 50 }] }", &["data=phantom", "data.seed=2"]);
     assert!(sweep.points.iter().all(|point| point.settings.data.seed == 2));
@@ -203,9 +203,9 @@ include:
         (true, 9, 0.9, 30, 0.5),
     ];
     assert_eq!(seen, expected);
-    let names: Vec<_> = sweep.points[0].axes.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<_> = sweep.points[0].axes.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["dfm", "seed", "tau", "feature_dim", "train.lr"]);
-    assert_eq!(sweep.points[4].axes[3].1, json!(30), "an axis that the entry leaves alone shows the default");
+    assert_eq!(sweep.points[4].axes.value(3), 30, "an axis that the entry leaves alone shows the default");
     assert_snapshot!(sweep.notes.join("\n"), @r"
     a.yaml:7:5: this `exclude` matches no point
     a.yaml:2:1: 1 point repeats another and was merged with it

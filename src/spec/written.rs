@@ -1,15 +1,16 @@
 //! The sweep file as written: its sections as checked assignments, each with its place.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::diagnostics::{Place, Reporter, choice, did_you_mean};
-use super::exclude::{self, Exclude};
+use super::exclude::{self, Exclude, Matches};
 use super::report::{self, ReportSettings};
 use super::schema::{self, Found, Key};
-use super::yaml::{self, Content, Name, Node, shorten};
+use super::yaml::{Content, Name, Node, shorten};
 
 /// The keys of a sweep file.
-const SECTIONS: [&str; 8] = ["name", "description", "base", "grid", "zip", "exclude", "include", "report"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["name", "description", "extends", "base", "grid", "zip", "exclude", "include", "report"];
 
 /// One setting given a value.
 #[derive(Clone, Debug)]
@@ -30,12 +31,21 @@ pub(super) struct AxisValue {
     pub(super) shown: Value,
 }
 
+/// The condition of an axis.
+#[derive(Clone, Debug)]
+pub(super) struct When {
+    pub(super) place: Place,
+    pub(super) matches: Matches,
+}
+
 /// An axis of the sweep.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     pub(super) name: String,
     pub(super) place: Place,
     pub(super) values: Vec<AxisValue>,
+    /// Where it applies; everywhere where there is none.
+    pub(super) when: Option<When>,
 }
 
 impl Axis {
@@ -60,6 +70,8 @@ pub(super) struct Written {
     pub(super) grid: Option<Place>,
     pub(super) exclude: Vec<Exclude>,
     pub(super) include: Vec<Vec<Leaf>>,
+    /// Where each entry of `include` stands.
+    pub(super) include_places: Vec<Place>,
     pub(super) sets: Vec<Leaf>,
     pub(super) report: ReportSettings,
     /// Settings whose written value is wrong: nothing more is said about them.
@@ -78,6 +90,7 @@ pub(super) fn read(root: &Node, sets: &[String], report: &mut Reporter) -> Writt
         grid: None,
         exclude: vec![],
         include: vec![],
+        include_places: vec![],
         sets: vec![],
         report: ReportSettings::default(),
         broken: vec![],
@@ -108,6 +121,7 @@ pub(super) fn read(root: &Node, sets: &[String], report: &mut Reporter) -> Writt
         written.read_zip(name, node, report);
     }
     written.read_sets(sets, report);
+    written.check_zip(report);
     written.refuse_conflicts(report);
     if let Some((_, node)) = report_section {
         written.report = report::read(node, &written.axis_names(), report);
@@ -143,7 +157,7 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 100 && !name.starts_with(['.', '-']) && name.bytes().all(safe)
 }
 
-fn read_name(node: &Node, report: &mut Reporter) -> Option<String> {
+pub(super) fn read_name(node: &Node, report: &mut Reporter) -> Option<String> {
     let name = text(node, "name", report)?;
     if is_name(&name) {
         return Some(name);
@@ -191,7 +205,7 @@ fn settings(
     }
 }
 
-fn one_setting(
+pub(super) fn one_setting(
     prefix: &str,
     name: &Name,
     node: &Node,
@@ -247,7 +261,7 @@ fn leaf(
 }
 
 /// `train: { lr: 1 }` and `train.lr: 2` side by side.
-fn refuse_twice(leaves: &[Leaf], report: &mut Reporter) {
+pub(super) fn refuse_twice(leaves: &[Leaf], report: &mut Reporter) {
     for (i, leaf) in leaves.iter().enumerate() {
         if let Some(first) = leaves[..i].iter().find(|other| std::ptr::eq(other.key, leaf.key)) {
             let message = format!("`{}` is set twice; first at {}", leaf.key.path, report.line(first.place));
@@ -267,149 +281,11 @@ impl Written {
         names
     }
 
-    fn read_grid(&mut self, name: &Name, node: &Node, report: &mut Reporter) {
-        self.grid = Some(name.place);
-        if node.is_null() || matches!(&node.content, Content::Map(entries) if entries.is_empty()) {
-            let help = Some("list axes, or leave `grid` out to run `base` alone".into());
-            report.error(name.place, "the grid is empty", help);
-        }
-        self.read_axes("grid", name, node, report);
-    }
-
-    fn read_zip(&mut self, name: &Name, node: &Node, report: &mut Reporter) {
-        let before = self.axes.len();
-        self.read_axes("zip", name, node, report);
-        let zipped = &self.axes[before..];
-        self.zipped = zipped.len();
-        let Some(first) = zipped.first() else { return };
-        for axis in &zipped[1..] {
-            let (n, m) = (axis.values.len(), first.values.len());
-            if n != m {
-                let message = format!("axis `{}` has {n} values and `{}` has {m}", axis.name, first.name);
-                report.error(axis.place, message, Some("the lists of `zip` advance together".into()));
-            }
-        }
-    }
-
-    fn read_axes(&mut self, section: &str, name: &Name, node: &Node, report: &mut Reporter) {
-        match &node.content {
-            Content::Map(entries) => self.axes_of(section, "", entries, report),
-            Content::Bad => {}
-            _ if node.is_null() => {}
-            _ => {
-                let message = format!("`{section}: {}`: expected a map of axes", node.shown());
-                report.error(name.place, message, Some("such as `seed: [0, 1, 2]`".into()));
-            }
-        }
-    }
-
-    fn axes_of(&mut self, section: &str, prefix: &str, entries: &[(Name, Node)], report: &mut Reporter) {
-        for (name, node) in entries {
-            let path = format!("{prefix}{}", name.text);
-            match (schema::find(prefix, &name.text), &node.content) {
-                (Found::Nothing(help), _) => unknown_key(prefix, name, help, report),
-                (Found::Table(_), Content::Map(entries)) => {
-                    self.axes_of(section, &format!("{path}."), entries, report);
-                }
-                (_, Content::Bad) => {}
-                (Found::Setting(key), Content::List(items)) if lacks_lists(key, items) => {
-                    let message =
-                        format!("`{path}: {}`: one value of this axis is itself a list", node.shown());
-                    report.error(node.place, message, Some(format!("write [{}]", node.shown())));
-                    self.broken.push(key.path);
-                }
-                (_, Content::List(items)) => self.axis(section, prefix, name, items, report),
-                _ => {
-                    let message = format!("axis `{path}: {}`: expected a list of values", node.shown());
-                    let help = Some(format!("write [{}], or move it to `base`", node.shown()));
-                    report.error(node.place, message, help);
-                }
-            }
-        }
-    }
-
-    /// One axis of `section` from the nodes of its values. In `grid` a value counts once; in `zip` it may come again.
-    fn axis(&mut self, section: &str, prefix: &str, name: &Name, items: &[Node], report: &mut Reporter) {
-        let path = format!("{prefix}{}", name.text);
-        if items.is_empty() {
-            report.error(name.place, format!("axis `{path}` has no values"), None);
-            return;
-        }
-        let mut values: Vec<AxisValue> = vec![];
-        for node in items {
-            let mut leaves = vec![];
-            let errors = report.count();
-            one_setting(prefix, name, node, &mut leaves, &mut self.broken, report);
-            refuse_twice(&leaves, report);
-            if report.count() > errors || leaves.is_empty() {
-                continue;
-            }
-            let shown = shown(&path, &leaves);
-            if section == "grid" && values.iter().any(|value| value.shown == shown) {
-                report.note(node.place, &format!("axis `{path}` lists {shown} twice; once is enough"));
-            } else {
-                values.push(AxisValue { leaves, shown });
-            }
-        }
-        self.axes.push(Axis { name: path, place: name.place, values });
-    }
-
     fn read_include(&mut self, node: &Node, report: &mut Reporter) {
         for (name, node) in maps("include", node, report) {
             let leaves = assignments("include", &name, node, &mut self.broken, report);
             self.include.push(leaves);
-        }
-    }
-
-    fn read_sets(&mut self, sets: &[String], report: &mut Reporter) {
-        for argument in sets {
-            let source = report.source("--set", argument);
-            let line = argument.lines().next().unwrap_or_default().chars().count().max(1);
-            let whole = Place { source, line: 1, column: 1, len: line };
-            let Some((key, value)) = argument.split_once('=') else {
-                report.error(whole, "expected KEY=VALUE", Some("such as `train.iterations=500`".into()));
-                continue;
-            };
-            let width = key.chars().count();
-            let name = Name { text: key.trim().into(), place: Place { len: width.max(1), ..whole } };
-            // Blanks in front of the value give its places the argument's columns.
-            let padded = format!("{}{value}", " ".repeat(width + 1));
-            let empty = Node { content: Content::Text { text: String::new(), plain: true }, place: whole };
-            let errors = report.count();
-            let node = match yaml::parse(&padded, source, report) {
-                Some(node) => node,
-                None if report.count() > errors => continue,
-                None => empty,
-            };
-            if name.text == "name" {
-                self.name = read_name(&node, report).or(self.name.take());
-                continue;
-            }
-            let mut leaves = vec![];
-            one_setting("", &name, &node, &mut leaves, &mut self.broken, report);
-            self.replace_axis(&name, leaves);
-        }
-    }
-
-    /// `--set` on an axis makes the given value its only one; on anything else it comes on top of everything.
-    fn replace_axis(&mut self, name: &Name, leaves: Vec<Leaf>) {
-        for leaf in leaves {
-            let only = |axis: &Axis| {
-                axis.name == leaf.key.path
-                    || axis.name == name.text
-                        && axis.values.iter().all(|value| value.leaves.len() == 1)
-                        && axis.sets(leaf.key.path)
-            };
-            if let Some(at) = self.axes.iter().position(only) {
-                let zipped = at + self.zipped >= self.axes.len();
-                let axis = &mut self.axes[at];
-                let shown = shown(&axis.name, std::slice::from_ref(&leaf));
-                // The other axes of `zip` keep their length.
-                axis.values.truncate(if zipped { usize::MAX } else { 1 });
-                axis.values.fill(AxisValue { leaves: vec![leaf.clone()], shown });
-            }
-            self.sets.retain(|set| !std::ptr::eq(set.key, leaf.key));
-            self.sets.push(leaf);
+            self.include_places.push(name.place);
         }
     }
 
@@ -426,7 +302,8 @@ impl Written {
                 );
                 report.error(axis.place, message, None);
             }
-            for leaf in self.base.iter().filter(|leaf| axis.sets(leaf.key.path)) {
+            // Where a conditional axis does not apply, `base` holds.
+            for leaf in self.base.iter().filter(|leaf| axis.when.is_none() && axis.sets(leaf.key.path)) {
                 let at = report.line(axis.place);
                 let message =
                     format!("`{}` is set in `base` and is an axis of the sweep ({at})", leaf.key.path);
@@ -434,13 +311,6 @@ impl Written {
             }
         }
     }
-}
-
-/// Whether a list given for an axis of lists holds no list: one value was written as if it were the axis.
-pub(super) fn lacks_lists(key: &Key, items: &[Node]) -> bool {
-    key.kind.is_list()
-        && !items.is_empty()
-        && items.iter().all(|item| matches!(item.content, Content::Text { .. }))
 }
 
 /// The maps of a list of maps, each named by its own place.
@@ -467,19 +337,4 @@ pub(super) fn maps<'a>(section: &str, node: &'a Node, report: &mut Reporter) -> 
         }
     }
     maps
-}
-
-/// An axis value as tables show it: alone where it sets one thing, else as a map.
-pub(super) fn shown(axis: &str, leaves: &[Leaf]) -> Value {
-    if let [leaf] = leaves
-        && (leaf.key.path == axis
-            || matches!(schema::find("", axis), Found::Table(Some(key)) if std::ptr::eq(key, leaf.key)))
-    {
-        return leaf.value.clone();
-    }
-    let prefix = format!("{axis}.");
-    let entry = |leaf: &Leaf| {
-        (leaf.key.path.strip_prefix(&prefix).unwrap_or(leaf.key.path).to_owned(), leaf.value.clone())
-    };
-    Value::Object(leaves.iter().map(entry).collect::<Map<_, _>>())
 }

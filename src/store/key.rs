@@ -76,20 +76,35 @@ impl Key {
         settings: &str,
         parents: impl IntoIterator<Item = (&'a str, &'a Key)>,
     ) -> Self {
-        let mut text = format!("{{\"kind\":{},\"parents\":[", quoted(kind));
+        let mut text = String::new();
+        Self::open(&mut text, kind, parents);
+        text.push_str(settings);
+        Self::close(&mut text, version);
+        Self::of(text.as_bytes())
+    }
+
+    /// Appends what the text of a stage begins with, up to its settings.
+    pub(crate) fn open<'a>(
+        text: &mut String,
+        kind: &str,
+        parents: impl IntoIterator<Item = (&'a str, &'a Self)>,
+    ) {
+        text.push_str("{\"kind\":");
+        write_quoted(text, kind);
+        text.push_str(",\"parents\":[");
         for (i, (role, key)) in parents.into_iter().enumerate() {
             text.push_str(if i > 0 { ",[" } else { "[" });
-            write_quoted(&mut text, role);
+            write_quoted(text, role);
             text.push_str(",\"");
             text.push_str(key.as_str());
             text.push_str("\"]");
         }
         text.push_str("],\"settings\":");
-        text.push_str(settings);
-        text.push_str(",\"version\":");
-        text.push_str(&version.to_string());
-        text.push('}');
-        Self::of(text.as_bytes())
+    }
+
+    /// Appends what follows the settings.
+    pub(crate) fn close(text: &mut String, version: u32) {
+        let _ = write!(text, ",\"version\":{version}}}");
     }
 }
 

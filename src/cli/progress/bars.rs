@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn bars_are_drawn_without_a_terminal_too() {
         let mut bars = Bars::new();
-        let plan = Plan { name: "test".into(), points: vec![], stages: vec![] };
+        let plan = Plan::of("test", vec![]);
         bars.notice(&Notice::Opened { plan: &plan, finished: 0 });
         assert_eq!(bars.whole.prefix(), "test");
     }

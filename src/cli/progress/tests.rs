@@ -12,13 +12,12 @@ use crate::store::key::Key;
 
 fn stage(label: &str) -> PlannedStage {
     let spec = StageSpec { kind: StageKind::Train, settings: json!({}), local: json!({}), parents: vec![] };
-    PlannedStage { key: Key::of(label.as_bytes()), spec, label: label.into(), group: None, points: vec![0] }
+    PlannedStage::new(Key::of(label.as_bytes()), spec, label, None, vec![0])
 }
 
 /// Tells `reporter` of a run of three stages: one is done, one fails, and the third is skipped for it.
 fn tell_of_a_run(reporter: &mut dyn Reporter) {
-    let plan =
-        Plan { name: "small".into(), points: vec![], stages: vec![stage("a"), stage("b"), stage("c")] };
+    let plan = Plan::of("small", vec![stage("a"), stage("b"), stage("c")]);
     let [a, b, c] = &plan.stages[..] else { panic!("three stages") };
     let log = Path::new("store/logs/b.log");
     let progress = Event::Progress {

@@ -40,14 +40,14 @@ fn an_index_says_of_points_and_stages_what_the_plan_says() {
             (index.stages()[i].key.clone(), index.label(i)),
             (stage.key.clone(), stage.label.as_str())
         );
-        assert_eq!(index.stages()[i].kind, stage.spec.kind);
+        assert_eq!(index.stages()[i].kind, stage.kind);
         let parents: BTreeSet<&Key> =
             index.parents(i).unwrap().into_iter().map(|p| &index.stages()[p].key).collect();
-        assert_eq!(parents, stage.spec.parents.iter().map(|parent| &parent.key).collect(), "{}", stage.label);
+        assert_eq!(parents, plan.spec(i).parents.iter().map(|parent| &parent.key).collect(), "{}", stage.label);
     }
     for (i, point) in plan.points.iter().enumerate() {
         assert_eq!(index.id(i), point.id);
-        assert_eq!(index.axes(i).unwrap(), point.axes);
+        assert_eq!(index.axes(i).unwrap(), point.axes.to_vec());
         assert_eq!(index.facts(i).unwrap(), facts(&point.settings), "{}", point.id);
         assert_eq!(index.stages()[index.points()[i].train].key, point.train);
         assert_eq!(index.stages()[index.points()[i].evaluate].key, point.evaluate);
