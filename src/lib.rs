@@ -15,6 +15,7 @@ pub mod nn;
 pub mod diffusion;
 pub mod methods;
 pub mod train;
+pub mod cost;
 pub mod metrics;
 pub mod results;
 pub mod stats;
