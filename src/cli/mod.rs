@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all done, 1 something failed, 2 the input is wrong, 130 interrupted.
 
+mod bench;
 mod pipeline;
 mod plan;
 mod progress;
@@ -48,6 +49,7 @@ enum Command {
     Status(status::Args),
     Report(report::Args),
     Stage(stage::Args),
+    Bench(bench::Args),
 }
 
 /// How a command ends.
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Stage(args) => Ok(stage::run(&args)),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| explain(&error)).into()
 }
