@@ -1,121 +1,343 @@
-"""Times PyTorch's U-Net training step and ours in turn, on this machine with the same number of threads.
+#!/usr/bin/env python3
+"""Times PyTorch's step and ours in turn, on this machine with the same number of threads, each in its own process.
 
-The network and its step are those of SSL4MIS (code/networks/unet.py): five stages of two 3x3 convolutions with batch
-norm, LeakyReLU and dropout, 1x1 and bilinear up-sampling, 1.81 M parameters; half cross-entropy, half Dice; SGD.
-Ours is `cargo bench --bench ops -- step`. Rounds alternate, so that other work on the machine hits both alike.
+    python scripts/bench_pytorch.py [--cases unet,mcsd,...] [--threads 1,2] [--rounds N] [--seconds S] [--json]
 
-    python scripts/bench_pytorch.py [--threads N] [--rounds N] [--cases 4x256,8x64]
+Cases, each the same network (the number of parameters is compared) and the same work as the case of `sweep bench`:
+
+unet                 training step of SSL4MIS's U-Net: half cross-entropy, half Dice; SGD with momentum and weight decay
+mcsd                 MCSD's step (specs of the method in src/methods/mcsd.rs): two U-Nets and the learned 1x1 reduction at
+                     the maps' own resolutions, moved by grid_sample; maps in memory, 64-channel diffusion model
+mcsd-upsampled       the same with the reduction as the reference has it: up-sample, concatenate, convolve. Ours is `mcsd`
+diffusion            training step of guided-diffusion's U-Net with 64 channels: AdamW and the moving average
+unet-inference       evaluation mode, class probabilities
+diffusion-inference  evaluation mode
+features             3 steps x 3 blocks of the 256-channel model for one slice: up-sample, concatenate, convolve to 30
+
+PyTorch runs eager, in float32, with its defaults; `--channels-last` gives its convolutions that layout. Time is the
+median step, over rounds that alternate. Memory is of the process (VmHWM): `total`, and `above` what it was after the
+imports and before anything was built. Ours are the same two. Needs torch, and the program (`cargo build --release`).
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
 ROOT = Path(__file__).resolve().parent.parent
-CHANNELS = [16, 32, 64, 128, 256]
-DROPOUT = [0.05, 0.1, 0.2, 0.3, 0.5]
+# case: ((batch, side), ...), ours
+CASES = {
+    "unet": ([(4, 256), (8, 64)], "unet"),
+    "mcsd": ([(4, 128)], "mcsd"),
+    "mcsd-upsampled": ([(4, 128)], "mcsd"),
+    "diffusion": ([(4, 64)], "diffusion"),
+    "unet-inference": ([(4, 256), (8, 64)], "unet-inference"),
+    "diffusion-inference": ([(4, 64)], "diffusion-inference"),
+    "features": ([(1, 256)], "features"),
+}
+DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
-def conv_block(i, o, p):
-    return nn.Sequential(
-        nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.LeakyReLU(), nn.Dropout(p),
-        nn.Conv2d(o, o, 3, padding=1), nn.BatchNorm2d(o), nn.LeakyReLU(),
-    )
+def memory(field):
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
 
 
-class UNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        inputs = [1, *CHANNELS]
-        self.down = nn.ModuleList(conv_block(inputs[k], CHANNELS[k], DROPOUT[k]) for k in range(5))
-        self.reduce = nn.ModuleList(nn.Conv2d(CHANNELS[k + 1], CHANNELS[k], 1) for k in range(4))
-        self.up = nn.ModuleList(conv_block(2 * CHANNELS[k], CHANNELS[k], 0.0) for k in range(4))
-        self.out = nn.Conv2d(16, 4, 3, padding=1)
+# PyTorch's side, in a process of its own -------------------------------------------------------------------------
 
-    def forward(self, x):
-        skips = []
-        for k, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if k else x)
-            skips.append(x)
-        for k in (3, 2, 1, 0):
-            x = F.interpolate(self.reduce[k](x), scale_factor=2, mode="bilinear", align_corners=True)
-            x = self.up[k](torch.cat([skips[k], x], 1))
-        return self.out(x)
+def child(args):
+    sys.path.insert(0, str(Path(__file__).parent))
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from fixtures_nn import DiffusionUNet, UNet
+
+    torch.set_num_threads(args.threads_child)
+    torch.manual_seed(0)
+    # One small product, so that the threads are there.
+    torch.ones(256, 256) @ torch.ones(256, 256)
+    before = memory("VmRSS")
+    batch, side = args.batch, args.size
+
+    def layout(net):
+        return net.to(memory_format=torch.channels_last) if args.channels_last else net
+
+    def dice(logits, target, mask=None, eps=1e-5):
+        """SSL4MIS's Dice over the batch, class by class; where `mask` is given, over its pixels alone."""
+        s = torch.softmax(logits, 1)
+        loss = 0.0
+        for k in range(4):
+            t, p = (target == k).float(), s[:, k]
+            if mask is not None:
+                t, p = t * mask, p * mask
+            loss = loss + 1 - (2 * (p * t).sum() + eps) / ((p * p).sum() + (t * t).sum() + eps)
+        return loss / 4
+
+    def supervised(logits, target):
+        return 0.5 * (F.cross_entropy(logits, target) + dice(logits, target))
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def unet():
+        net = layout(UNet(1, 4, p=DROPOUT))
+        optimiser = sgd(net.parameters())
+        images, target = torch.rand(batch, 1, side, side), torch.randint(0, 4, (batch, side, side))
+
+        def step():
+            loss = supervised(net(images), target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return [net], step
+
+    def unet_inference():
+        net = layout(UNet(1, 4, p=DROPOUT)).eval()
+        images = torch.rand(batch, 1, side, side)
+
+        @torch.inference_mode()
+        def step():
+            torch.softmax(net(images), 1)
+
+        return [net], step
+
+    def diffusion_net():
+        net = DiffusionUNet(64, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32), 64)
+        for module in net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.1
+        return layout(net)
+
+    def diffusion():
+        net, average = diffusion_net(), diffusion_net()
+        average.requires_grad_(False)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=0.0)
+        images = torch.rand(batch, 1, side, side)
+        alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+
+        def step():
+            t, noise = torch.randint(0, 1000, (batch,)), torch.randn(batch, 1, side, side)
+            a = alpha_bar[t][:, None, None, None]
+            predicted, _ = net(a.sqrt() * (2 * images - 1) + (1 - a).sqrt() * noise, t)
+            loss = F.mse_loss(predicted, noise)
+            optimiser.zero_grad()
+            del predicted, _
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                for target, source in zip(average.parameters(), net.parameters()):
+                    target.mul_(0.9999).add_(source, alpha=1 - 0.9999)
+
+        return [net], step
+
+    def diffusion_inference():
+        net = diffusion_net().eval()
+        x, t = torch.rand(batch, 1, side, side), torch.full((batch,), 150)
+
+        @torch.inference_mode()
+        def step():
+            net(x, t)
+
+        return [net], step
+
+    def shapes(base):
+        """Channels and side of the decoder blocks 2, 4 and 6 at three diffusion steps."""
+        return 3 * [(4 * base, side // 16), (4 * base, side // 16), (2 * base, side // 8)]
+
+    def reduce_native(weight, bias, maps, grid, inside):
+        """The 1x1 convolution at each map's own size, the sums of one size moved to the image's grid."""
+        sums, start = {}, 0
+        for value in maps:
+            c, side_of = value.shape[1], value.shape[2]
+            part = F.conv2d(value, weight[:, start : start + c], bias if start == 0 else None)
+            sums[side_of] = sums[side_of] + part if side_of in sums else part
+            start += c
+        moved = [F.grid_sample(s, grid, padding_mode="border", align_corners=False) for s in sums.values()]
+        return sum(moved) * inside
+
+    def reduce_upsampled(weight, bias, maps, *_):
+        large = [F.interpolate(m, (side, side), mode="bilinear", align_corners=False) for m in maps]
+        return F.conv2d(torch.cat(large, 1), weight, bias)
+
+    def mcsd(reduce):
+        f, g = layout(UNet(1, 4, p=DROPOUT)), layout(UNet(30, 4, p=DROPOUT))
+        widths = shapes(64)
+        w = nn.Conv2d(sum(c for c, _ in widths), 30, 1)
+        optimiser = sgd([*f.parameters(), *g.parameters(), *w.parameters()])
+        image = lambda: torch.rand(batch, 1, side, side)
+        x, u, v, s = image(), image(), image(), [image(), image()]
+        y = torch.randint(0, 4, (batch, side, side))
+        pasted = [torch.rand(batch, side, side) < 0.3 for _ in range(2)]
+        maps = [[torch.rand(batch, c, h, h) for c, h in widths] for _ in range(2)]
+        centres = (torch.arange(side) + 0.5) / side * 2 - 1
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(batch, -1, -1, -1)
+        grids, insides = [grid.contiguous()] * 2, [torch.ones(batch, 1, side, side)] * 2
+        tau = 0.9
+
+        def pseudo(logits):
+            c, label = torch.softmax(logits.detach(), 1).max(1)
+            return label, c
+
+        def consistency(logits, label, confidence):
+            return dice(logits, label, (confidence >= tau).float())
+
+        def step():
+            f.eval()
+            with torch.no_grad():
+                label_v, c_v = pseudo(f(v))
+            f.train()
+            f_x, f_u = f(torch.cat([x, u])).split(batch)
+            f_s = f(torch.cat(s)).split(batch)
+            both = [torch.cat(pair) for pair in zip(*maps)]
+            phi = reduce(w.weight, w.bias, both, torch.cat(grids), torch.cat(insides))
+            del both
+            g_x, g_u = g(phi).split(batch)
+            (label_f, c_f), (label_g, c_g) = pseudo(f_u), pseudo(g_u)
+            image_loss = 0.0
+            for logits, mask in zip(f_s, pasted):
+                label, c = torch.where(mask, label_v, label_f), torch.where(mask, c_v, c_f)
+                image_loss = image_loss + 0.5 * consistency(logits, label, c)
+            feature_loss = 0.5 * (consistency(g_u, label_f, c_f) + consistency(f_u, label_g, c_g))
+            loss = 0.5 * (supervised(f_x, y) + 0.5 * image_loss + 0.5 * feature_loss) + 0.5 * supervised(g_x, y)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return [f, g, w], step
+
+    def features():
+        widths = shapes(256)
+        w = nn.Conv2d(sum(c for c, _ in widths), 30, 1)
+        maps = [torch.rand(batch, c, h, h) for c, h in widths]
+
+        @torch.inference_mode()
+        def step():
+            reduce_upsampled(w.weight, w.bias, maps)
+
+        return [w], step
+
+    build = {
+        "unet": unet,
+        "mcsd": lambda: mcsd(reduce_native),
+        "mcsd-upsampled": lambda: mcsd(reduce_upsampled),
+        "diffusion": diffusion,
+        "unet-inference": unet_inference,
+        "diffusion-inference": diffusion_inference,
+        "features": features,
+    }[args.child]
+    nets, step = build()
+    for _ in range(2):
+        step()
+    gc.collect()
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < args.seconds:
+        one = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - one)
+    parameters = sum(p.numel() for net in nets for p in net.parameters())
+    found = {
+        "median": statistics.median(times), "min": min(times), "steps": len(times), "parameters": parameters,
+        "memory_before": before, "memory_peak": memory("VmHWM"),
+    }
+    print(json.dumps(found))
 
 
-def dice(logits, target, eps=1e-5):
-    """SSL4MIS's DiceLoss (code/utils/losses.py), softmax inside."""
-    s = torch.softmax(logits, 1)
-    loss = 0.0
-    for k in range(4):
-        t, p = (target == k).float(), s[:, k]
-        loss = loss + 1 - (2 * (p * t).sum() + eps) / ((p * p).sum() + (t * t).sum() + eps)
-    return loss / 4
+# Both sides in turn ----------------------------------------------------------------------------------------------
 
-
-class Step:
-    def __init__(self, batch, side):
-        torch.manual_seed(0)
-        self.net = UNet()
-        assert sum(p.numel() for p in self.net.parameters()) == 1_813_764
-        self.optimiser = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-        self.images = torch.randn(batch, 1, side, side)
-        self.target = torch.randint(0, 4, (batch, side, side))
-
-    def run(self):
-        start = time.perf_counter()
-        logits = self.net(self.images)
-        loss = 0.5 * (F.cross_entropy(logits, self.target) + dice(logits, self.target))
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return time.perf_counter() - start
-
-
-def ours(case, threads, target):
-    """Seconds per step of one run of the bench."""
-    env = dict(os.environ, RAYON_NUM_THREADS=str(threads))
-    command = ["cargo", "bench", "--quiet", "--bench", "ops", "--", "--noplot", f"step/unet_{case}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+def run(command, env=None):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **(env or {})})
     if done.returncode:
-        raise SystemExit(done.stderr)
-    sample = json.loads((target / "criterion" / "step" / f"unet_{case}" / "new" / "sample.json").read_text())
-    return [t / n * 1e-9 for t, n in zip(sample["times"], sample["iters"])]
+        raise SystemExit(done.stderr or f"{command} failed")
+    return json.loads(done.stdout)
+
+
+def theirs(name, batch, side, threads, args):
+    command = [sys.executable, __file__, "--child", name, "--batch", str(batch), "--size", str(side)]
+    command += ["--threads-child", str(threads), "--seconds", str(args.seconds)]
+    command += ["--channels-last"] if args.channels_last else []
+    return run(command, {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
+
+
+def ours(name, batch, side, threads, args):
+    command = [args.sweep, "bench", name, "--batch", str(batch), "--size", str(side), "--child"]
+    return run([*command, "--seconds", str(args.seconds)], {"RAYON_NUM_THREADS": str(threads)})
+
+
+def compare(name, batch, side, threads, args):
+    """Rounds in turn: (theirs, ours), each the medians over its rounds; and the ratios of ours to theirs."""
+    sides = ([], [])
+    for _ in range(args.rounds):
+        sides[0].append(theirs(name, batch, side, threads, args))
+        sides[1].append(ours(CASES[name][1], batch, side, threads, args))
+    found = []
+    for rounds in sides:
+        found.append({
+            "median": statistics.median(r["median"] for r in rounds),
+            "min": min(r["min"] for r in rounds),
+            "parameters": rounds[0]["parameters"],
+            "total": max(r["memory_peak"] for r in rounds),
+            "above": max(r["memory_peak"] - r["memory_before"] for r in rounds),
+        })
+    torch, own = found
+    assert torch["parameters"] == own["parameters"], f"{name}: {torch['parameters']} and {own['parameters']} parameters"
+    ratios = {key: own[key] / torch[key] for key in ("median", "min", "total", "above")}
+    return {"case": name, "batch": batch, "size": side, "threads": threads, "torch": torch, "ours": own, "ratio": ratios}
+
+
+HEAD = ("case", "batch", "threads", "PyTorch", "ours", "ratio", "of min", "PyTorch MB", "ours MB", "above", "total")
+ROW = "{:20} {:>7} {:>7} {:>9} {:>9} {:>6} {:>6} {:>15} {:>12} {:>6} {:>6}"
+
+
+def row(found):
+    torch, own, ratio = found["torch"], found["ours"], found["ratio"]
+    mb = lambda side: f"{side['above'] / 1e6:.0f} of {side['total'] / 1e6:.0f}"
+    return ROW.format(
+        found["case"], f"{found['batch']}x{found['size']}", found["threads"], f"{torch['median'] * 1e3:.1f}",
+        f"{own['median'] * 1e3:.1f}", f"{ratio['median']:.2f}", f"{ratio['min']:.2f}", mb(torch), mb(own),
+        f"{ratio['above']:.2f}", f"{ratio['total']:.2f}",
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cases", default="4x256,8x64", help="of 4x256 and 8x64 (batch x side)")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser.add_argument("--sweep", default=str(target / "release" / "sweep"), help="the program")
+    parser.add_argument("--cases", default=",".join(CASES), help="of " + ", ".join(CASES))
+    parser.add_argument("--threads", default="1,2", help="comma-separated")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round")
+    parser.add_argument("--channels-last", action="store_true", help="PyTorch's convolutions in that layout")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--threads-child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    metadata = subprocess.run(
-        ["cargo", "metadata", "--format-version", "1", "--no-deps"], cwd=ROOT, check=True, capture_output=True
-    )
-    target = Path(json.loads(metadata.stdout)["target_directory"])
-    print(f"U-Net training step, {args.threads} threads, {args.rounds} rounds in turn; times in ms")
-    print(f"{'case':>8} {'ours: min':>10} {'median':>8} {'PyTorch: min':>13} {'median':>8} {'ratio: min':>11} {'median':>8}")
-    for case in args.cases.split(","):
-        batch, side = map(int, case.split("x"))
-        step = Step(batch, side)
-        step.run()
-        their_times, our_times = [], []
-        for _ in range(args.rounds):
-            start = time.perf_counter()
-            while time.perf_counter() - start < 5:
-                their_times.append(step.run())
-            our_times += ours(case, args.threads, target)
-        a, b = [(min(t) * 1e3, statistics.median(t) * 1e3) for t in (our_times, their_times)]
-        print(f"{case:>8} {a[0]:10.1f} {a[1]:8.1f} {b[0]:13.1f} {b[1]:8.1f} {a[0] / b[0]:11.2f} {a[1] / b[1]:8.2f}", flush=True)
+    if args.child:
+        return child(args)
+    names = args.cases.split(",")
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    found = []
+    if not args.json:
+        print("Times in ms, medians; memory at the peak, `above` the start of all; ratios are ours / PyTorch.")
+        print(ROW.format(*HEAD))
+    for name in names:
+        for batch, side in CASES[name][0]:
+            for threads in map(int, args.threads.split(",")):
+                found.append(compare(name, batch, side, threads, args))
+                if not args.json:
+                    print(row(found[-1]), flush=True)
+    if args.json:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -46,12 +46,25 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What a data set that has been read holds, from its volumes' (split, shape).
+    ///
+    /// The split is 0 for training, 1 for validation, 2 for test; the shape is (slices, rows, columns).
+    pub fn of(volumes: impl IntoIterator<Item = (usize, [usize; 3])>) -> Self {
+        let mut facts = Self { volumes: [0; 3], slices: [0; 3], voxels: 0 };
+        for (split, shape) in volumes {
+            facts.volumes[split] += 1;
+            facts.slices[split] += shape[0];
+            facts.voxels += shape.iter().product::<usize>() as u64;
+        }
+        facts
+    }
+
     /// What is to be expected of a data set with `volumes` volumes and `train_patients` training patients (two volumes
     /// each), before it has been read: the phantom's mean over many seeds, ACDC's own averages.
     pub fn expected(name: DataName, train_patients: usize, volumes: usize) -> Self {
         // Slices of a volume in each split, pixels of a slice.
         let (slices, pixels) = match name {
-            DataName::Phantom => ([8.0; 3], 13_600.0),
+            DataName::Phantom => ([8.9; 3], 13_600.0),
             DataName::Acdc => ([9.371, 10.5, 9.5], 53_656.0),
         };
         let train = (2 * train_patients).min(volumes);
@@ -68,8 +81,8 @@ impl Facts {
     }
 }
 
-/// What the stage of `kind` costs for a point with these settings. For features, `block` is the decoder block that is read; it
-/// is ignored otherwise.
+/// What the stage of `kind` costs for a point with these settings. `block` is the decoder block that a features stage
+/// reads; the other kinds ignore it.
 pub fn stage(kind: StageKind, settings: &Settings, block: Option<usize>, facts: &Facts) -> StageCost {
     match kind {
         StageKind::Prepare => prepare(facts),
@@ -298,3 +311,6 @@ pub fn evaluate(settings: &Settings, facts: &Facts) -> StageCost {
     }
     cost(predict(settings, slices), 190.0 * (CLASSES - 1) as f64 * volumes, memory)
 }
+
+#[cfg(test)]
+mod tests;

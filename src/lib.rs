@@ -16,6 +16,7 @@ pub mod diffusion;
 pub mod methods;
 pub mod train;
 pub mod cost;
+pub mod bench;
 pub mod metrics;
 pub mod results;
 pub mod stats;

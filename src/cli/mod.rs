@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all done, 1 some points failed, 2 the input is wrong, 130 interrupted.
 
+mod bench;
 mod cancel;
 mod completions;
 mod doctor;
@@ -66,6 +67,7 @@ enum Command {
     Gc(gc::Args),
     Doctor(doctor::Args),
     Stage(stage::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
     Man(completions::ManArgs),
 }
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),
         Command::Stage(args) => Ok(stage::run(&args)),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| explain(&error)).into()
 }

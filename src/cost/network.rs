@@ -360,8 +360,10 @@ pub fn diffusion(settings: &DiffusionSettings, side: usize, blocks: Option<usize
             }
         }
     }
-    walk.norm();
-    walk.conv_same(1, 3);
+    if blocks.is_none() {
+        walk.norm();
+        walk.conv_same(1, 3);
+    }
     walk.net
 }
 

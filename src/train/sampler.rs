@@ -1,5 +1,6 @@
 //! From a step's number to its batch.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -9,7 +10,8 @@ use rayon::prelude::*;
 
 use super::feature_cache::FeatureCache;
 use super::features::FeatureSource;
-use crate::data::{CutMix, Dataset, Geometry, SliceRef, Strong, quantise};
+use crate::data::augment::Workspace;
+use crate::data::{CutMix, Dataset, Geometry, Slice, Strong, quantise};
 use crate::methods::Needs;
 use crate::methods::batch::{Batch, FeatureMaps, StrongViews, View};
 use crate::rng::stream;
@@ -24,9 +26,6 @@ pub struct Sampler<'a> {
     labelled: usize,
     unlabelled: usize,
 }
-
-/// Pixels and labels, image by image.
-type Planes = (Vec<Vec<f32>>, Vec<Vec<u8>>);
 
 /// A slice at its native size after drawing how it is transformed.
 struct Drawn {
@@ -54,58 +53,71 @@ impl<'a> Sampler<'a> {
 
     /// The batch of step `step`, a function of the seed and `step` alone.
     pub fn batch(&self, step: usize) -> Result<Batch> {
-        let labelled = self.draw("labelled", step, self.labelled, 0);
-        let (images, targets) = self.weak_views(&labelled, true);
-        let target = self.labels(&targets)?;
-        let labelled = self.view(&labelled, &images)?;
+        let drawn = self.draw("labelled", "weak/labelled", step, self.labelled, 0);
+        let image = self.planes(self.weak(&drawn, false))?;
+        let target = self.targets(&drawn)?;
+        let labelled = self.view(&drawn, image)?;
         if !self.needs.unlabelled {
             return Ok(Batch { labelled, target, unlabelled: None, strong: None });
         }
         let offset = self.data.train_slices().len() - self.unlabelled;
-        let drawn = self.draw("unlabelled", step, self.unlabelled, offset);
-        let (images, _) = self.weak_views(&drawn, false);
-        let strong = if self.needs.strong { Some(self.strong_views(step, offset, &images)?) } else { None };
-        let unlabelled = Some(self.view(&drawn, &images)?);
+        let drawn = self.draw("unlabelled", "weak/unlabelled", step, self.unlabelled, offset);
+        let weak = self.weak(&drawn, true);
+        let strong = if self.needs.strong { Some(self.strong_views(step, offset, &weak)?) } else { None };
+        let unlabelled = Some(self.view(&drawn, self.planes(weak)?)?);
         Ok(Batch { labelled, target, unlabelled, strong })
     }
 
     /// The slices of step `step`: consecutive places in an endless row of shuffled passes over `n` slices from `offset`.
-    fn draw(&self, purpose: &str, step: usize, n: usize, offset: usize) -> Vec<Drawn> {
-        let batch = self.settings.train.batch;
-        shuffled(self.settings.seed, purpose, step * batch, batch, n)
-            .into_iter()
-            .enumerate()
-            .map(|(i, index)| {
-                let mut rng =
-                    stream(self.settings.seed, &format!("weak/{purpose}"), (step * batch + i) as u64);
-                Drawn { index: offset + index, weak: Geometry::draw(&mut rng, &self.settings.augment) }
-            })
-            .collect()
-    }
-
-    fn slice(&self, index: usize) -> SliceRef {
-        self.data.train_slices()[index]
-    }
-
-    /// Weak views, pixels and labels; those of unlabelled images are rounded to 8 bits (`specs` §9).
-    fn weak_views(&self, drawn: &[Drawn], labelled: bool) -> Planes {
-        let side = self.settings.size;
-        let views = drawn.par_iter().map(|drawn| {
-            let slice = self.data.slice(self.slice(drawn.index));
-            let mut image = drawn.weak.image(slice.image, slice.height, slice.width, side);
-            let label = if labelled {
-                drawn.weak.label(slice.label, slice.height, slice.width, side)
-            } else {
-                quantise(&mut image);
-                Vec::new()
-            };
-            (image, label)
+    fn draw(&self, purpose: &str, weak: &str, step: usize, n: usize, offset: usize) -> Vec<Drawn> {
+        let Settings { seed, augment, train, .. } = self.settings;
+        let indices = shuffled(*seed, purpose, step * train.batch, train.batch, n);
+        let drawn = indices.into_iter().enumerate().map(|(i, index)| {
+            let mut rng = stream(*seed, weak, (step * train.batch + i) as u64);
+            Drawn { index: offset + index, weak: Geometry::draw(&mut rng, augment) }
         });
-        views.unzip()
+        drawn.collect()
     }
 
-    fn view(&self, drawn: &[Drawn], images: &[Vec<f32>]) -> Result<View> {
-        let image = self.images(images)?;
+    fn slice(&self, drawn: &Drawn) -> Slice<'a> {
+        self.data.slice(self.data.train_slices()[drawn.index])
+    }
+
+    /// Pixels of one image of the network.
+    fn plane(&self) -> usize {
+        self.settings.size * self.settings.size
+    }
+
+    /// Weak views; those of unlabelled images are rounded to 8 bits (`specs` §9).
+    fn weak(&self, drawn: &[Drawn], rounded: bool) -> Vec<f32> {
+        let side = self.settings.size;
+        let mut images = vec![0.0; drawn.len() * self.plane()];
+        let planes = images.par_chunks_exact_mut(self.plane()).zip(drawn);
+        planes.for_each(|(out, drawn)| {
+            let slice = self.slice(drawn);
+            let size = [slice.height, slice.width];
+            with_workspace(|workspace| drawn.weak.write(slice.image, size, out, side, workspace));
+            if rounded {
+                quantise(out);
+            }
+        });
+        images
+    }
+
+    /// The labels of weak views.
+    fn targets(&self, drawn: &[Drawn]) -> Result<Tensor> {
+        let side = self.settings.size;
+        let mut labels = vec![0; drawn.len() * self.plane()];
+        let planes = labels.par_chunks_exact_mut(self.plane()).zip(drawn);
+        planes.for_each(|(out, drawn)| {
+            let slice = self.slice(drawn);
+            let size = [slice.height, slice.width];
+            with_workspace(|workspace| drawn.weak.write(slice.label, size, out, side, workspace));
+        });
+        Ok(Tensor::from_vec(labels, (drawn.len(), side, side), &Device::Cpu)?)
+    }
+
+    fn view(&self, drawn: &[Drawn], image: Tensor) -> Result<View> {
         let features = match self.features {
             FeatureSource::Cached(caches) if self.needs.features => Some(self.cached(caches, drawn)?),
             FeatureSource::Online(extractor) if self.needs.features => Some(extractor.maps(&image)?),
@@ -118,63 +130,87 @@ impl<'a> Sampler<'a> {
         let side = self.settings.size;
         let rows: Vec<_> = drawn.iter().map(|drawn| drawn.index).collect();
         let maps = caches.par_iter().map(|cache| cache.rows(&rows)).collect::<Result<Vec<_>>>()?;
-        let grids: Vec<_> = drawn
-            .par_iter()
-            .map(|drawn| {
-                let slice = self.data.slice(self.slice(drawn.index));
-                drawn.weak.grid(slice.height, slice.width, side)
-            })
-            .collect();
-        let grid = Tensor::from_vec(grids.concat(), (drawn.len(), side, side, 2), &Device::Cpu)?;
+        let mut grids = vec![0.0; drawn.len() * 2 * self.plane()];
+        let planes = grids.par_chunks_exact_mut(2 * self.plane()).zip(drawn);
+        planes.for_each(|(out, drawn)| {
+            let slice = self.slice(drawn);
+            let size = [slice.height, slice.width];
+            with_workspace(|workspace| drawn.weak.grid_into(size, out, side, workspace));
+        });
+        let grid = Tensor::from_vec(grids, (drawn.len(), side, side, 2), &Device::Cpu)?;
         Ok(FeatureMaps { maps, grid: Some(grid) })
     }
 
-    fn strong_views(&self, step: usize, offset: usize, weak: &[Vec<f32>]) -> Result<StrongViews> {
-        let settings = self.settings;
-        let (batch, side) = (settings.train.batch, settings.size);
-        let partner = self.draw("partner", step, self.unlabelled, offset);
-        let (partner, _) = self.weak_views(&partner, false);
-        let branch = |k: usize| -> Result<(Tensor, Tensor)> {
-            let views: Vec<(Vec<f32>, Vec<u8>)> = (0..batch)
-                .into_par_iter()
-                .map(|i| {
-                    let index = (step * batch + i) as u64;
-                    let strong = |what: &str, image: &[f32]| {
-                        let mut rng = stream(settings.seed, &format!("strong/{what}/{k}"), index);
-                        let mut image = image.to_vec();
-                        Strong::draw(&mut rng, &settings.augment).apply(&mut image, side);
-                        image
-                    };
-                    let (mut image, other) = (strong("own", &weak[i]), strong("partner", &partner[i]));
-                    let mut pasted = vec![0; side * side];
-                    let mut rng = stream(settings.seed, &format!("cutmix/{k}"), index);
-                    if let Some(cut) = CutMix::draw(&mut rng, side, settings.augment.cutmix) {
-                        cut.apply(&mut image, &other, side);
-                        cut.apply(&mut pasted, &vec![1; side * side], side);
-                    }
-                    (image, pasted)
-                })
-                .collect();
-            let (images, pasted): (Vec<_>, Vec<_>) = views.into_iter().unzip();
-            Ok((self.images(&images)?, self.labels(&pasted)?))
-        };
-        let ((first, first_pasted), (second, second_pasted)) = (branch(0)?, branch(1)?);
+    fn strong_views(&self, step: usize, offset: usize, weak: &[f32]) -> Result<StrongViews> {
+        let drawn = self.draw("partner", "weak/partner", step, self.unlabelled, offset);
+        let partner = self.weak(&drawn, true);
+        let branch = |names| self.strong_branch(names, step, weak, &partner);
+        let ((first, first_pasted), (second, second_pasted)) = (branch(&STRONG[0])?, branch(&STRONG[1])?);
         Ok(StrongViews {
             images: [first, second],
             pasted: [first_pasted, second_pasted],
-            partner: self.images(&partner)?,
+            partner: self.planes(partner)?,
         })
     }
 
-    fn images(&self, images: &[Vec<f32>]) -> Result<Tensor> {
-        let (b, side) = (images.len(), self.settings.size);
-        Ok(Tensor::from_vec(images.concat(), (b, 1, side, side), &Device::Cpu)?)
+    /// One strong view of each image, a box of the partner's strong view pasted in, and where it was.
+    fn strong_branch(
+        &self,
+        names: &Streams,
+        step: usize,
+        weak: &[f32],
+        partner: &[f32],
+    ) -> Result<(Tensor, Tensor)> {
+        let Settings { seed, augment, train, size: side, .. } = self.settings;
+        let mut images = weak.to_vec();
+        let mut pasted = vec![0; images.len()];
+        let planes = images.par_chunks_exact_mut(self.plane()).zip(pasted.par_chunks_exact_mut(self.plane()));
+        let planes = planes.zip(partner.par_chunks_exact(self.plane())).enumerate();
+        planes.for_each(|(i, ((image, pasted), partner))| {
+            let index = (step * train.batch + i) as u64;
+            let strong = |name, image: &mut [f32]| {
+                let strong = Strong::draw(&mut stream(*seed, name, index), augment);
+                with_workspace(|workspace| strong.apply_quantised(image, *side, workspace));
+            };
+            strong(names.own, image);
+            let cut = CutMix::draw(&mut stream(*seed, names.cutmix, index), *side, augment.cutmix);
+            // Streams are named: a partner that nobody sees needs not be made.
+            if let Some(cut) = cut {
+                let mut other = partner.to_vec();
+                strong(names.partner, &mut other);
+                cut.apply(image, &other, *side);
+                cut.fill(pasted, 1, *side);
+            }
+        });
+        let shape = (train.batch, *side, *side);
+        Ok((self.planes(images)?, Tensor::from_vec(pasted, shape, &Device::Cpu)?))
     }
 
-    fn labels(&self, labels: &[Vec<u8>]) -> Result<Tensor> {
-        let (b, side) = (labels.len(), self.settings.size);
-        Ok(Tensor::from_vec(labels.concat(), (b, side, side), &Device::Cpu)?)
+    /// Images as `[B, 1, S, S]`.
+    fn planes(&self, images: Vec<f32>) -> Result<Tensor> {
+        let (b, side) = (images.len() / self.plane(), self.settings.size);
+        Ok(Tensor::from_vec(images, (b, 1, side, side), &Device::Cpu)?)
     }
+}
+
+/// The names of the random streams of one branch of strong views.
+struct Streams {
+    own: &'static str,
+    partner: &'static str,
+    cutmix: &'static str,
+}
+
+const STRONG: [Streams; 2] = [
+    Streams { own: "strong/own/0", partner: "strong/partner/0", cutmix: "cutmix/0" },
+    Streams { own: "strong/own/1", partner: "strong/partner/1", cutmix: "cutmix/1" },
+];
+
+/// Runs `work` with this thread's memory for augmentation.
+fn with_workspace<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
+    thread_local! {
+        static WORKSPACE: RefCell<Workspace> = RefCell::default();
+    }
+    WORKSPACE.with_borrow_mut(work)
 }
 
 /// Places `start..start + len` of an endless row of passes over `0..n`, each pass in an order of its own.

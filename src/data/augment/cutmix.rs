@@ -54,4 +54,17 @@ impl CutMix {
             }
         }
     }
+
+    /// Sets the box in `target`, one or more planes of `side`×`side`.
+    ///
+    /// # Panics
+    /// If `target` holds no whole planes.
+    pub fn fill<T: Copy>(&self, target: &mut [T], value: T, side: usize) {
+        assert_eq!(target.len() % (side * side), 0, "planes to fill are whole");
+        for plane in target.chunks_exact_mut(side * side) {
+            for row in plane.chunks_exact_mut(side).skip(self.y).take(self.height) {
+                row[self.x..self.x + self.width].fill(value);
+            }
+        }
+    }
 }

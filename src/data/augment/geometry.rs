@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{zoom_indices, zoom_nearest};
+use super::{Workspace, zoom_indices};
 use crate::spec::settings::AugmentSettings;
 
 /// Stands for a pixel outside the source.
@@ -49,15 +49,15 @@ impl Geometry {
 
     /// The image `source` (`height`×`width`), transformed and zoomed to `side`×`side`.
     pub fn image(self, source: &[f32], height: usize, width: usize, side: usize) -> Vec<f32> {
-        self.apply(source, height, width, side)
+        self.made(source, [height, width], side)
     }
 
     /// The label `source` (`height`×`width`), transformed and zoomed to `side`×`side`.
     pub fn label(self, source: &[u8], height: usize, width: usize, side: usize) -> Vec<u8> {
-        self.apply(source, height, width, side)
+        self.made(source, [height, width], side)
     }
 
-    /// Image and label of one slice in one pass, `side`×`side` each.
+    /// Image and label of one slice, `side`×`side` each.
     pub fn both(
         self,
         image: &[f32],
@@ -66,81 +66,117 @@ impl Geometry {
         width: usize,
         side: usize,
     ) -> (Vec<f32>, Vec<u8>) {
-        let map = self.map(height, width, side);
-        (gather(image, &map), gather(label, &map))
+        (self.image(image, height, width, side), self.label(label, height, width, side))
     }
 
-    /// For each pixel of the `side`×`side` image, where it lies in the UN-augmented image zoomed to the same
-    /// `side`×`side`: (y, x) in pixels, [side, side, 2] row-major; both −1 where the augmented image has zeros from
-    /// outside. Turns and flips give whole pixels exactly; a rotation, which is one of the native
-    /// `height`×`width` image, gives the point without the rounding to whole pixels that the image goes through.
+    /// [`Self::grid_into`] with memory of its own.
     pub fn grid(self, height: usize, width: usize, side: usize) -> Vec<f32> {
-        let mut grid = Vec::with_capacity(side * side * 2);
-        let last = side.saturating_sub(1);
+        let mut grid = vec![0.0; side * side * 2];
+        self.grid_into([height, width], &mut grid, side, &mut Workspace::default());
+        grid
+    }
+
+    fn made<T: Copy + Default>(self, source: &[T], size: [usize; 2], side: usize) -> Vec<T> {
+        let mut made = vec![T::default(); side * side];
+        self.write(source, size, &mut made, side, &mut Workspace::default());
+        made
+    }
+
+    /// Writes `source` (rows and columns `size`: an image or a label), transformed and zoomed, into `out`, `side`×`side`.
+    ///
+    /// # Panics
+    /// If a slice has not the length of its size, or the source is empty.
+    pub fn write<T: Copy + Default>(
+        self,
+        source: &[T],
+        size: [usize; 2],
+        out: &mut [T],
+        side: usize,
+        workspace: &mut Workspace,
+    ) {
+        let [height, width] = size;
+        assert_eq!(source.len(), height * width, "an image of {height}×{width}");
+        assert_eq!(out.len(), side * side, "an image of {side}×{side}");
+        match self {
+            Self::Rotate { degrees } => {
+                let rotation = Rotation::new(degrees, height, width);
+                workspace.turn_columns(&rotation, zoom_indices(width, side));
+                let mut rows = zoom_indices(height, side).map(|row| row as f64);
+                each_row(out, side, &mut rows, |row, out| {
+                    rotation.find(row, width, workspace);
+                    for (out, &index) in out.iter_mut().zip(&workspace.indices) {
+                        *out = if index == OUTSIDE { T::default() } else { source[index as usize] };
+                    }
+                });
+            }
+            Self::Identity | Self::Flip { .. } => {
+                let (turned_height, turned_width) = match self {
+                    Self::Flip { turns, .. } if turns % 2 == 1 => (width, height),
+                    _ => (height, width),
+                };
+                // Rows and columns each choose one coordinate of the source: an index is the sum of two.
+                let index = |row, column| {
+                    let (y, x) = self.turned_from(row, column, turned_height, turned_width);
+                    y * width + x
+                };
+                let origin = index(0, 0);
+                let columns = zoom_indices(turned_width, side);
+                workspace.indices.clear();
+                workspace
+                    .indices
+                    .extend(columns.map(|column| (index(0, column) as u32).wrapping_sub(origin as u32)));
+                let mut rows = zoom_indices(turned_height, side).map(|row| index(row, 0) as u32);
+                each_row(out, side, &mut rows, |row, out| {
+                    for (out, &column) in out.iter_mut().zip(&workspace.indices) {
+                        *out = source[row.wrapping_add(column) as usize];
+                    }
+                });
+            }
+        }
+    }
+
+    /// For each pixel of the `side`×`side` image, where it lies in the UN-augmented image (rows and columns `size`) zoomed
+    /// to the same `side`×`side`: (y, x) in pixels, `out` being [side, side, 2] row-major; both −1 where the augmented
+    /// image has zeros from outside. Turns and flips give whole pixels exactly; a rotation, which is one of the native
+    /// image, gives the point without the rounding to whole pixels that the image goes through.
+    ///
+    /// # Panics
+    /// If `out` has not 2·`side`² elements.
+    pub fn grid_into(self, size: [usize; 2], out: &mut [f32], side: usize, workspace: &mut Workspace) {
+        assert_eq!(out.len(), 2 * side * side, "a grid of {side}×{side}");
+        let rows = out.chunks_exact_mut(2 * side).enumerate();
         match self {
             Self::Identity | Self::Flip { .. } => {
                 // On the square, turn and flip commute with the zoom: both are symmetries of [0, 1]².
-                for row in 0..side {
-                    for column in 0..side {
+                for (row, out) in rows {
+                    for (column, point) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                         let (y, x) = self.turned_from(row, column, side, side);
-                        grid.extend([y as f32, x as f32]);
+                        *point = [y as f32, x as f32];
                     }
                 }
             }
             Self::Rotate { degrees } => {
+                let [height, width] = size;
                 let rotation = Rotation::new(degrees, height, width);
-                let scale = |n: usize| if last > 0 { (n - 1) as f64 / last as f64 } else { 0.0 };
+                let last = side.saturating_sub(1) as f64;
+                let scale = |n: usize| if last > 0.0 { (n - 1) as f64 / last } else { 0.0 };
                 let (scale_y, scale_x) = (scale(height), scale(width));
                 let back = |v: f64, scale: f64| {
                     let v = if scale > 0.0 { v / scale } else { 0.0 };
-                    v.clamp(0.0, last as f64) as f32
+                    v.clamp(0.0, last) as f32
                 };
-                let columns: Vec<usize> = zoom_indices(width, side).collect();
-                for (row, native_row) in zoom_indices(height, side).enumerate() {
-                    for (column, &native_column) in columns.iter().enumerate() {
-                        if rotation.nearest(native_row, native_column).is_none() {
-                            grid.extend([-1.0, -1.0]);
-                            continue;
-                        }
+                workspace.turn_columns(&rotation, zoom_indices(width, side));
+                for ((row, out), native_row) in rows.zip(zoom_indices(height, side)) {
+                    rotation.find(native_row as f64, width, workspace);
+                    let points = out.as_chunks_mut::<2>().0.iter_mut();
+                    for (column, (point, &index)) in points.zip(&workspace.indices).enumerate() {
                         let (y, x) = rotation.source(row as f64 * scale_y, column as f64 * scale_x);
-                        grid.extend([back(y, scale_y), back(x, scale_x)]);
+                        let inside = [back(y, scale_y), back(x, scale_x)];
+                        *point = if index == OUTSIDE { [-1.0; 2] } else { inside };
                     }
                 }
             }
         }
-        grid
-    }
-
-    fn apply<T: Copy + Default>(self, source: &[T], height: usize, width: usize, side: usize) -> Vec<T> {
-        assert_eq!(source.len(), height * width, "an image of {height}×{width}");
-        match self {
-            Self::Identity => zoom_nearest(source, height, width, side, side),
-            _ => gather(source, &self.map(height, width, side)),
-        }
-    }
-
-    /// For each pixel of the result, the index of its source pixel, or [`OUTSIDE`].
-    fn map(self, height: usize, width: usize, side: usize) -> Vec<u32> {
-        let (turned_height, turned_width) = match self {
-            Self::Flip { turns, .. } if turns % 2 == 1 => (width, height),
-            _ => (height, width),
-        };
-        let rotation = match self {
-            Self::Rotate { degrees } => Some(Rotation::new(degrees, height, width)),
-            _ => None,
-        };
-        let columns: Vec<usize> = zoom_indices(turned_width, side).collect();
-        let mut map = Vec::with_capacity(side * side);
-        for row in zoom_indices(turned_height, side) {
-            map.extend(columns.iter().map(|&column| {
-                let source = match &rotation {
-                    Some(rotation) => rotation.nearest(row, column),
-                    None => Some(self.turned_from(row, column, turned_height, turned_width)),
-                };
-                source.map_or(OUTSIDE, |(y, x)| (y * width + x) as u32)
-            }));
-        }
-        map
     }
 
     /// Where the pixel (row, column) of a turned and flipped `height`×`width` image comes from.
@@ -159,9 +195,24 @@ impl Geometry {
     }
 }
 
-/// `source` at the indices of `map`, zero outside.
-fn gather<T: Copy + Default>(source: &[T], map: &[u32]) -> Vec<T> {
-    map.iter().map(|&index| if index == OUTSIDE { T::default() } else { source[index as usize] }).collect()
+/// Fills the rows of an image of `side` columns from what `rows` says of each; a row that is said to be the same as the
+/// one before it is copied.
+fn each_row<T: Copy, R: PartialEq + Copy>(
+    out: &mut [T],
+    side: usize,
+    rows: &mut dyn Iterator<Item = R>,
+    mut fill: impl FnMut(R, &mut [T]),
+) {
+    let mut last = None;
+    for (at, row) in rows.enumerate() {
+        let start = at * side;
+        if last == Some(row) {
+            out.copy_within(start - side..start, start);
+        } else {
+            fill(row, &mut out[start..start + side]);
+        }
+        last = Some(row);
+    }
 }
 
 /// A rotation about the centre of a `height`×`width` image.
@@ -190,12 +241,30 @@ impl Rotation {
         (self.offset[0] + self.cos * y + self.sin * x, self.offset[1] - self.sin * y + self.cos * x)
     }
 
-    /// The pixel that the pixel (row, column) comes from, or nothing outside the image.
-    fn nearest(&self, row: usize, column: usize) -> Option<(usize, usize)> {
-        let (y, x) = self.source(row as f64, column as f64);
-        let inside = |v: f64, last: f64| (0.0..=last).contains(&v);
-        (inside(y, self.last[0]) && inside(x, self.last[1]))
-            .then(|| ((y + 0.5).floor() as usize, (x + 0.5).floor() as usize))
+    /// Writes the indices of the source pixels of a row, or [`OUTSIDE`], into `workspace.indices`: those of the columns
+    /// that [`Workspace::turn_columns`] was given.
+    fn find(&self, row: f64, width: usize, workspace: &mut Workspace) {
+        // The order of the sums is that of `source`.
+        let (y, x) = (self.offset[0] + self.cos * row, self.offset[1] - self.sin * row);
+        workspace.indices.clear();
+        workspace.indices.extend(workspace.turned.iter().map(|&[along_y, along_x]| {
+            let (y, x) = (y + along_y, x + along_x);
+            let inside = (y >= 0.0) & (y <= self.last[0]) & (x >= 0.0) & (x <= self.last[1]);
+            // Inside, cutting off is rounding down.
+            let index = (y + 0.5) as u32 * width as u32 + (x + 0.5) as u32;
+            if inside { index } else { OUTSIDE }
+        }));
+    }
+}
+
+impl Workspace {
+    /// Takes what each of `columns` adds to the source of a pixel.
+    fn turn_columns(&mut self, rotation: &Rotation, columns: impl Iterator<Item = usize>) {
+        self.turned.clear();
+        self.turned.extend(columns.map(|column| {
+            let column = column as f64;
+            [rotation.sin * column, rotation.cos * column]
+        }));
     }
 }
 

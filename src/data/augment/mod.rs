@@ -2,7 +2,8 @@
 //! size; strong (jitter, blur) and CutMix at training size. Sources: SSL4MIS `dataloaders/dataset.py`, UniMatch
 //! `more-scenarios/medical/dataset/{acdc,transform}.py`.
 //!
-//! Every transform is first drawn, which consumes the random stream, and then applied, which does not.
+//! Every transform is first drawn, which consumes the random stream, and then applied, which does not. Applying works in a
+//! [`Workspace`] and allocates nothing; where a function returns a `Vec`, it is the same with memory of its own.
 
 mod cutmix;
 mod geometry;
@@ -12,6 +13,22 @@ pub use cutmix::CutMix;
 pub use geometry::Geometry;
 pub use strong::{Strong, quantise};
 pub(in crate::data) use strong::{convolve, gaussian};
+
+/// Memory that augmentation works in, reused from image to image: nothing is allocated once it has been used for images
+/// of one size.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// What each column adds to the (y, x) that a pixel comes from, in a rotation.
+    turned: Vec<[f64; 2]>,
+    /// Source indices of a row.
+    indices: Vec<u32>,
+    /// The taps of the blur.
+    taps: Vec<f32>,
+    /// A row with repeated edges.
+    padded: Vec<f32>,
+    /// An image.
+    plane: Vec<f32>,
+}
 
 /// The source index of each of `to` samples taken from `from`: corner-aligned nearest neighbour,
 /// ⌊o·(from−1)/(to−1)+½⌋, as `scipy.ndimage.zoom(order=0)` but for its zeros in the last row or column.

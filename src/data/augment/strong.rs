@@ -2,6 +2,7 @@
 
 use rand::Rng;
 
+use super::Workspace;
 use crate::spec::settings::AugmentSettings;
 
 /// Brightness and contrast factors lie in 1 ± this.
@@ -43,6 +44,11 @@ impl Strong {
     /// and the blur is a true Gaussian with repeated edges (PIL's is three box blurs).
     pub fn apply(&self, image: &mut [f32], side: usize) {
         quantise(image);
+        self.apply_quantised(image, side, &mut Workspace::default());
+    }
+
+    /// [`Self::apply`] to an image that has been quantised already.
+    pub fn apply_quantised(&self, image: &mut [f32], side: usize, workspace: &mut Workspace) {
         if let Some(jitter) = self.jitter {
             let brighten = |image: &mut [f32]| scale_about(image, 0.0, jitter.brightness);
             if jitter.brightness_first {
@@ -55,7 +61,9 @@ impl Strong {
             }
         }
         if let Some(sigma) = self.blur {
-            convolve(image, side, side, &gaussian(sigma));
+            let Workspace { taps, padded, plane, .. } = workspace;
+            gaussian_into(sigma, taps);
+            convolve_in(image, side, side, taps, padded, plane);
         }
     }
 }
@@ -91,40 +99,61 @@ fn scale_about(image: &mut [f32], mean: f32, factor: f32) {
 /// Rounds an image in `[0, 1]` to the 256 levels of 8 bits, as unlabelled images go through on their way to the strong
 /// augmentation.
 pub fn quantise(image: &mut [f32]) {
+    /// Adding and taking it away rounds a smaller number to a whole one, halves to the even one.
+    const WHOLE: f32 = (1u32 << 23) as f32;
     for value in image {
-        *value = (255.0 * *value).round() / 255.0;
+        // `f32::round`, which is a call on machines without the instruction: halves go away from zero.
+        let scaled = 255.0 * *value;
+        let size = scaled.abs();
+        let even = (size + WHOLE) - WHOLE;
+        let whole = if size - even == 0.5 { even + 1.0 } else { even };
+        *value = if size < WHOLE { whole.copysign(scaled) } else { scaled } / 255.0;
     }
 }
 
 /// The taps from the centre outwards of a normalised Gaussian of standard deviation `sigma` pixels, cut off at 3σ.
 pub(in crate::data) fn gaussian(sigma: f32) -> Vec<f32> {
+    let mut taps = Vec::new();
+    gaussian_into(sigma, &mut taps);
+    taps
+}
+
+fn gaussian_into(sigma: f32, taps: &mut Vec<f32>) {
     let radius = (3.0 * sigma).ceil() as usize;
-    let taps: Vec<f32> = (0..=radius).map(|k| (-0.5 * (k as f32 / sigma).powi(2)).exp()).collect();
+    taps.clear();
+    taps.extend((0..=radius).map(|k| (-0.5 * (k as f32 / sigma).powi(2)).exp()));
     let sum = taps[0] + 2.0 * taps[1..].iter().sum::<f32>();
-    taps.into_iter().map(|tap| tap / sum).collect()
+    taps.iter_mut().for_each(|tap| *tap /= sum);
 }
 
 /// Convolves rows and columns of a `height`×`width` image with the symmetric kernel whose taps from the centre
 /// outwards are `taps`; edges are repeated.
 pub(in crate::data) fn convolve(image: &mut [f32], height: usize, width: usize, taps: &[f32]) {
+    convolve_in(image, height, width, taps, &mut Vec::new(), &mut Vec::new());
+}
+
+/// [`convolve`] with the memory that it works in.
+fn convolve_in(
+    image: &mut [f32],
+    height: usize,
+    width: usize,
+    taps: &[f32],
+    padded: &mut Vec<f32>,
+    plane: &mut Vec<f32>,
+) {
     let radius = taps.len() - 1;
-    let mut padded = vec![0.0; width + 2 * radius];
-    for row in image.chunks_exact_mut(width) {
+    padded.resize(width + 2 * radius, 0.0);
+    plane.resize(height * width, 0.0);
+    for (row, out) in image.chunks_exact(width).zip(plane.chunks_exact_mut(width)) {
         padded[..radius].fill(row[0]);
         padded[radius..radius + width].copy_from_slice(row);
         padded[radius + width..].fill(row[width - 1]);
-        for (x, value) in row.iter_mut().enumerate() {
-            let centre = x + radius;
-            let sides = taps.iter().enumerate().skip(1);
-            *value = taps[0] * padded[centre]
-                + sides.map(|(k, tap)| tap * (padded[centre - k] + padded[centre + k])).sum::<f32>();
-        }
+        convolve_row(padded, out, taps);
     }
     // Columns, a whole row at a time.
-    let source = image.to_vec();
     let row_of = |y: isize| {
         let y = y.clamp(0, height as isize - 1) as usize;
-        &source[y * width..(y + 1) * width]
+        &plane[y * width..(y + 1) * width]
     };
     for (y, row) in image.chunks_exact_mut(width).enumerate() {
         for (value, centre) in row.iter_mut().zip(row_of(y as isize)) {
@@ -136,5 +165,35 @@ pub(in crate::data) fn convolve(image: &mut [f32], height: usize, width: usize, 
                 *value += tap * (above + below);
             }
         }
+    }
+}
+
+/// Pixels that are summed side by side, in registers.
+const LANES: usize = 16;
+
+/// One row: `padded` has the radius on each side of `out`.
+fn convolve_row(padded: &[f32], out: &mut [f32], taps: &[f32]) {
+    let radius = taps.len() - 1;
+    let (blocks, rest) = out.as_chunks_mut::<LANES>();
+    for (block, out) in blocks.iter_mut().enumerate() {
+        let around = &padded[block * LANES..block * LANES + LANES + 2 * radius];
+        // The sides are summed outwards, and the centre is added last.
+        let mut sides = [0.0f32; LANES];
+        for (k, tap) in taps.iter().enumerate().skip(1) {
+            let (left, right) = (&around[radius - k..][..LANES], &around[radius + k..][..LANES]);
+            for ((side, left), right) in sides.iter_mut().zip(left).zip(right) {
+                *side += tap * (left + right);
+            }
+        }
+        for ((out, side), centre) in out.iter_mut().zip(&sides).zip(&around[radius..]) {
+            *out = taps[0] * centre + side;
+        }
+    }
+    let done = LANES * blocks.len();
+    for (x, out) in rest.iter_mut().enumerate() {
+        let centre = done + x + radius;
+        let sides = taps.iter().enumerate().skip(1);
+        *out = taps[0] * padded[centre]
+            + sides.map(|(k, tap)| tap * (padded[centre - k] + padded[centre + k])).sum::<f32>();
     }
 }

@@ -334,3 +334,108 @@ fn only_the_box_is_pasted_into_every_plane() {
         assert_eq!(value == 1, inside, "row {y}, column {x}");
     }
 }
+
+#[test]
+fn a_workspace_remembers_nothing() {
+    let mut workspace = Workspace::default();
+    let mut rng = stream(9, "workspace", 0);
+    for round in 0..40 {
+        let (height, width, side) =
+            (rng.random_range(8..40), rng.random_range(8..40), rng.random_range(8..40));
+        let source = random_image(round, height * width);
+        let geometry = Geometry::draw(&mut rng, &settings());
+        let mut image = vec![7.0; side * side];
+        geometry.write(&source, [height, width], &mut image, side, &mut workspace);
+        assert_eq!(image, geometry.image(&source, height, width, side), "{geometry:?}");
+        let mut grid = vec![7.0; 2 * side * side];
+        geometry.grid_into([height, width], &mut grid, side, &mut workspace);
+        assert_eq!(grid, geometry.grid(height, width, side), "{geometry:?}");
+        let strong = Strong::draw(&mut rng, &settings());
+        let mut other = image.clone();
+        strong.apply(&mut other, side);
+        quantise(&mut image);
+        strong.apply_quantised(&mut image, side, &mut workspace);
+        assert_eq!(image, other, "{strong:?}");
+    }
+}
+
+#[test]
+fn a_rotated_pixel_is_found_as_one_alone_would_be() {
+    for (degrees, height, width) in [(-20, 21, 30), (7, 30, 21), (19, 16, 16), (-1, 5, 40)] {
+        let source: Vec<u32> = (1..=(height * width) as u32).collect();
+        let mut found = vec![0; 24 * 24];
+        let geometry = Geometry::Rotate { degrees };
+        geometry.write(&source, [height, width], &mut found, 24, &mut Workspace::default());
+        let (sin, cos) = f64::from(degrees).to_radians().sin_cos();
+        let middle = [(height as f64 - 1.0) / 2.0, (width as f64 - 1.0) / 2.0];
+        let offset = [
+            middle[0] - (cos * middle[0] + sin * middle[1]),
+            middle[1] - (-sin * middle[0] + cos * middle[1]),
+        ];
+        let mut expected = Vec::new();
+        for row in zoom_indices(height, 24) {
+            for column in zoom_indices(width, 24) {
+                let (r, c) = (row as f64, column as f64);
+                let (y, x) = (offset[0] + cos * r + sin * c, offset[1] - sin * r + cos * c);
+                let inside =
+                    (0.0..=height as f64 - 1.0).contains(&y) && (0.0..=width as f64 - 1.0).contains(&x);
+                let index = (y + 0.5).floor() as usize * width + (x + 0.5).floor() as usize;
+                expected.push(if inside { source[index] } else { 0 });
+            }
+        }
+        assert_eq!(found, expected, "{height}×{width} by {degrees}°");
+    }
+}
+
+#[test]
+fn quantising_rounds_as_the_standard_library_and_twice_is_once() {
+    let mut values = random_image(10, 20_000);
+    // Halves, levels, and what is next to them; what no image holds as well.
+    for level in 0..=255u8 {
+        for scaled in [f32::from(level), f32::from(level) + 0.5] {
+            values.extend([scaled / 255.0, (scaled / 255.0).next_up(), (scaled / 255.0).next_down()]);
+        }
+    }
+    values.extend(values.clone().iter().map(|value| -value));
+    values.extend([3e4, 3e5, -1e9, f32::MAX, 0.0]);
+    let expected: Vec<f32> = values.iter().map(|value| (255.0 * value).round() / 255.0).collect();
+    quantise(&mut values);
+    assert_eq!(values, expected);
+    quantise(&mut values);
+    assert_eq!(values, expected, "levels stay");
+}
+
+#[test]
+fn the_blur_sums_in_one_order_whatever_the_width() {
+    for (width, sigma) in [(1, 2.0), (7, 0.4), (16, 1.0), (37, 2.0), (64, 0.1)] {
+        let (height, taps) = (9, gaussian(sigma));
+        let mut image = random_image(11, height * width);
+        let at = |image: &[f32], y: isize, x: isize| {
+            let (y, x) = (y.clamp(0, height as isize - 1), x.clamp(0, width as isize - 1));
+            image[y as usize * width + x as usize]
+        };
+        let pixels = |f: &dyn Fn(isize, isize) -> f32| -> Vec<f32> {
+            let place = |i: usize| ((i / width) as isize, (i % width) as isize);
+            (0..height * width).map(|i| f(place(i).0, place(i).1)).collect()
+        };
+        let rows = pixels(&|y, x| {
+            let side = |k: usize| taps[k] * (at(&image, y, x - k as isize) + at(&image, y, x + k as isize));
+            taps[0] * at(&image, y, x) + (1..taps.len()).map(side).sum::<f32>()
+        });
+        let both = pixels(&|y, x| {
+            let side = |k: usize| taps[k] * (at(&rows, y - k as isize, x) + at(&rows, y + k as isize, x));
+            (1..taps.len()).fold(taps[0] * at(&rows, y, x), |sum, k| sum + side(k))
+        });
+        convolve(&mut image, height, width, &taps);
+        assert_eq!(image, both, "width {width}, sigma {sigma}");
+    }
+}
+
+#[test]
+fn a_filled_box_is_one_pasted_from_ones() {
+    let area = CutMix { y: 2, x: 3, height: 4, width: 2 };
+    let (mut pasted, mut filled) = (vec![0u8; 2 * 64], vec![0u8; 2 * 64]);
+    area.apply(&mut pasted, &[1; 2 * 64], 8);
+    area.fill(&mut filled, 1, 8);
+    assert_eq!(filled, pasted);
+}

@@ -1,0 +1,277 @@
+//! `sweep bench [CASE]`.
+
+use std::num::NonZeroUsize;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
+
+use super::table::table;
+use super::{Ending, OrBadInput as _, say, tell};
+use crate::bench::machine::Rates;
+use crate::bench::{self, CASES, Length, Measured};
+use crate::ops::simd;
+
+/// Time whole steps on this machine and set them beside what their operations and bytes would take
+///
+/// Each case runs in a process of its own. The floor is the larger of two times: the operations at the rate of a large
+/// matrix product, and the bytes at the rate of a large copy, both measured here; a step that finds its values in a
+/// cache can be below the second.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = cases_help())]
+pub(super) struct Args {
+    /// The case; all of them if none is named
+    #[arg(value_parser = PossibleValuesParser::new(CASES.iter().map(|case| case.name)), hide_possible_values = true)]
+    case: Option<String>,
+    /// Images of a step, instead of the case's own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Option<u32>,
+    /// Side of the images in pixels, a multiple of 32, instead of the case's own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..=4096))]
+    size: Option<u32>,
+    /// Threads; the machine's if it is not given
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Where to compute
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    device: String,
+    /// Seconds that each case is timed
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    seconds: f64,
+    /// Write one JSON object instead
+    #[arg(long)]
+    json: bool,
+    /// Measure the one case here and write it as one JSON object
+    #[arg(long, hide = true, requires_all = ["case", "batch", "size"])]
+    child: bool,
+}
+
+fn cases_help() -> String {
+    let rows = CASES.iter().map(|case| {
+        let sizes: Vec<String> = case.sizes.iter().map(|(batch, size)| format!("{batch}×{size}²")).collect();
+        vec![case.name.to_owned(), sizes.join(", "), case.about.to_owned()]
+    });
+    format!("Cases:\n{}", table(&["case", "batch × size", "one step"], &rows.collect::<Vec<_>>(), 2))
+}
+
+pub(super) fn run(args: &Args) -> Result<Ending> {
+    check(args).or_bad_input()?;
+    if args.child {
+        return child(args);
+    }
+    if let Some(threads) = args.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+        pool.build_global().context("start the threads")?;
+    }
+    let chosen = CASES.iter().filter(|case| args.case.as_deref().is_none_or(|name| name == case.name));
+    let mut found = Vec::new();
+    for case in chosen {
+        for (batch, size) in sizes(args, case) {
+            if !args.json {
+                tell(&format!("{} {batch}×{size}² …", case.name));
+            }
+            found.push(in_process(case.name, batch, size, args)?);
+        }
+    }
+    let rates = Rates::measure()?;
+    let text = if args.json { object(&rates, &found).to_string() } else { text(&rates, &found) };
+    say(&text)?;
+    Ok(Ending::Done)
+}
+
+fn check(args: &Args) -> Result<()> {
+    ensure!(
+        args.device == "cpu",
+        "--device {}: this version computes on the CPU alone; leave --device out",
+        args.device
+    );
+    ensure!(
+        args.size.is_none_or(|size| size.is_multiple_of(32)),
+        "--size {}: the diffusion network halves its images five times; give a multiple of 32",
+        args.size.unwrap_or_default()
+    );
+    ensure!(
+        args.seconds.is_finite() && (0.0..=3600.0).contains(&args.seconds),
+        "--seconds {}: give a time from 0 to 3600",
+        args.seconds
+    );
+    ensure!(
+        args.case.is_some() || (args.batch.is_none() && args.size.is_none()),
+        "--batch and --size are for one case: name it (`sweep bench unet --batch 8`); {}",
+        "`sweep bench --help` lists the cases"
+    );
+    ensure!(
+        args.case.as_deref() != Some("augment") || args.batch.is_none_or(|batch| batch == 1),
+        "--batch {}: `augment` makes one sample at a time; `batch` makes whole batches",
+        args.batch.unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// The sizes to run: the case's own, or the first of them with what was asked for.
+fn sizes(args: &Args, case: &bench::Case) -> Vec<(usize, usize)> {
+    if args.batch.is_none() && args.size.is_none() {
+        return case.sizes.to_vec();
+    }
+    let (batch, size) = case.sizes[0];
+    vec![(args.batch.map_or(batch, |n| n as usize), args.size.map_or(size, |n| n as usize))]
+}
+
+/// Runs one case in a process of its own.
+fn in_process(name: &str, batch: usize, size: usize, args: &Args) -> Result<Measured> {
+    let program = std::env::current_exe().context("find this program's file")?;
+    let mut command = Command::new(program);
+    command.args(["bench", name, "--child"]);
+    command.args(["--batch", &batch.to_string(), "--size", &size.to_string()]);
+    command.args(["--seconds", &args.seconds.to_string()]);
+    command.env("RAYON_NUM_THREADS", rayon::current_num_threads().to_string());
+    let output = command.stderr(Stdio::inherit()).output().context("start the measuring process")?;
+    if !output.status.success() {
+        bail!("`{name}` with batch {batch} and size {size} did not end well ({})", output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("read what the measuring process wrote")
+}
+
+fn child(args: &Args) -> Result<Ending> {
+    let (Some(name), Some(batch), Some(size)) = (&args.case, args.batch, args.size) else {
+        bail!("--child needs a case, --batch and --size");
+    };
+    let case = bench::case(name).with_context(|| format!("there is no case `{name}`"))?;
+    let length = Length { time: Duration::from_secs_f64(args.seconds), least: 3, most: 10_000 };
+    let measured = bench::measure(case, batch as usize, size as usize, length)?;
+    say(&serde_json::to_string(&measured)?)?;
+    Ok(Ending::Done)
+}
+
+fn floors(rates: &Rates, one: &Measured) -> (f64, f64) {
+    (one.flops / rates.flops, one.bytes / rates.bytes)
+}
+
+fn object(rates: &Rates, found: &[Measured]) -> Value {
+    let cases = found.iter().map(|one| {
+        let mut object = json!(one);
+        let (compute, memory) = floors(rates, one);
+        object["gflops"] = json!(one.flops / one.median / 1e9);
+        object["memory"] = json!(one.memory());
+        object["floor_compute"] = json!(compute);
+        object["floor_memory"] = json!(memory);
+        object
+    });
+    json!({
+        "program": env!("CARGO_PKG_VERSION"),
+        "device": "cpu",
+        "threads": rayon::current_num_threads(),
+        "instructions": instructions(),
+        "rates": rates,
+        "cases": cases.collect::<Vec<_>>(),
+    })
+}
+
+fn instructions() -> &'static str {
+    match simd::level() {
+        simd::Level::Avx512 => "AVX-512",
+        simd::Level::Avx2 => "AVX2",
+        simd::Level::Portable => "portable",
+    }
+}
+
+fn text(rates: &Rates, found: &[Measured]) -> String {
+    let rows: Vec<Vec<String>> = found.iter().map(|one| row(rates, one)).collect();
+    let head = [
+        "case", "batch", "size", "median", "min", "spread", "GFLOP", "GFLOP/s", "GB", "floor", "memory",
+        "expected",
+    ];
+    let threads = rayon::current_num_threads();
+    format!(
+        "{}\n\n{threads} thread{}, {}; a matrix product runs at {:.0} GFLOP/s, a copy at {:.1} GB/s.\n\
+         Floor: the larger of GFLOP and GB at these rates. Memory: of the process at the peak, beyond its start.",
+        table(&head, &rows, 0),
+        if threads == 1 { "" } else { "s" },
+        instructions(),
+        rates.flops / 1e9,
+        rates.bytes / 1e9
+    )
+}
+
+fn row(rates: &Rates, one: &Measured) -> Vec<String> {
+    let (compute, memory) = floors(rates, one);
+    let network = one.flops > 0.0;
+    let or_dash = |wanted: bool, text: String| if wanted { text } else { "–".into() };
+    let bytes =
+        |bytes: Option<f64>| bytes.map_or_else(|| "–".into(), |bytes| format!("{:.0} MB", bytes / 1e6));
+    vec![
+        one.case.clone(),
+        one.batch.to_string(),
+        format!("{}²", one.size),
+        time(one.median),
+        time(one.min),
+        format!("±{:.0} %", 100.0 * one.spread),
+        or_dash(network, format!("{:.2}", one.flops / 1e9)),
+        or_dash(network, format!("{:.0}", one.flops / one.median / 1e9)),
+        format!("{:.2}", one.bytes / 1e9),
+        format!("{} {}", time(compute.max(memory)), if compute >= memory { "compute" } else { "memory" }),
+        bytes(one.memory().map(|bytes| bytes as f64)),
+        bytes(one.memory_expected),
+    ]
+}
+
+/// A time in the unit that suits it.
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.0} µs", s * 1e6),
+        s if s < 0.1 => format!("{:.2} ms", s * 1e3),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s => format!("{s:.2} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured() -> Measured {
+        Measured {
+            case: "unet".into(),
+            batch: 4,
+            size: 256,
+            threads: 2,
+            parameters: 1_813_764,
+            steps: 9,
+            median: 0.5,
+            min: 0.48,
+            spread: 0.021,
+            flops: 7e10,
+            bytes: 6e9,
+            memory_before: Some(10_000_000),
+            memory_peak: Some(450_000_000),
+            memory_expected: Some(4e8),
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_floor_that_binds() {
+        let rates = Rates { flops: 2e11, bytes: 2e10 };
+        let row = row(&rates, &measured());
+        assert_eq!(
+            row[3..],
+            ["500 ms", "480 ms", "±2 %", "70.00", "140", "6.00", "350 ms compute", "440 MB", "400 MB"]
+        );
+        let slow = Rates { bytes: 1e10, ..rates };
+        assert_eq!(super::row(&slow, &measured())[9], "600 ms memory");
+    }
+
+    #[test]
+    fn the_object_has_what_the_table_has() {
+        let object = object(&Rates { flops: 1e11, bytes: 1e10 }, &[measured()]);
+        let case = &object["cases"][0];
+        assert_eq!((case["floor_compute"].as_f64(), case["floor_memory"].as_f64()), (Some(0.7), Some(0.6)));
+        assert_eq!((case["memory"].as_u64(), case["gflops"].as_f64()), (Some(440_000_000), Some(140.0)));
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!([3e-5, 0.004_21, 0.25, 12.345].map(time), ["30 µs", "4.21 ms", "250 ms", "12.35 s"]);
+    }
+}
