@@ -7,39 +7,39 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A folder with the sweep file `tiny.yaml`, of the sweep `tiny`.
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    pub fn new(sweep: &str) -> Self {
+    pub(crate) fn new(sweep: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         write(&dir.path().join("tiny.yaml"), sweep.as_bytes());
         Self(dir)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
         command.current_dir(self.0.path()).args(args);
         command
     }
 
     /// Runs to the end; standard output and standard error.
-    pub fn run(&self, args: &[&str]) -> (i32, String, String) {
+    pub(crate) fn run(&self, args: &[&str]) -> (i32, String, String) {
         let Output { status, stdout, stderr } = self.command(args).output().expect("the program starts");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (status.code().unwrap_or(-1), text(stdout), text(stderr))
     }
 
-    pub fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         silent(&mut self.command(args)).expect("the program starts")
     }
 
     /// The frames' bytes.
-    pub fn frames(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
         let folder = self.path("results/tiny");
         let names = ["points", "cases", "history"];
         let files =
@@ -48,7 +48,7 @@ impl Folder {
     }
 
     /// The finished objects of the store.
-    pub fn objects(&self) -> Vec<PathBuf> {
+    pub(crate) fn objects(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let folders = |path: &Path| -> Vec<PathBuf> {
             fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -61,7 +61,7 @@ impl Folder {
     }
 
     /// Waits until the store holds `count` finished objects.
-    pub fn wait_for_objects(&self, count: usize) {
+    pub(crate) fn wait_for_objects(&self, count: usize) {
         let start = Instant::now();
         while self.objects().len() < count {
             assert!(start.elapsed() < Duration::from_secs(120), "{count} objects within two minutes");
@@ -70,7 +70,7 @@ impl Folder {
     }
 }
 
-pub fn write(path: &Path, bytes: &[u8]) {
+pub(crate) fn write(path: &Path, bytes: &[u8]) {
     fs::File::create(path)
         .and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -79,12 +79,12 @@ pub fn write(path: &Path, bytes: &[u8]) {
 /// What tells an object from one that was computed in its place later: the inode of its metadata and the time of its
 /// last change, in nanoseconds.
 #[cfg(unix)]
-pub type Identity = (u64, i64);
+pub(crate) type Identity = (u64, i64);
 
 #[cfg(unix)]
 impl Folder {
     /// The finished objects with their identities.
-    pub fn identities(&self) -> std::collections::BTreeMap<PathBuf, Identity> {
+    pub(crate) fn identities(&self) -> std::collections::BTreeMap<PathBuf, Identity> {
         use std::os::unix::fs::MetadataExt as _;
         let objects = self.objects().into_iter();
         objects
@@ -98,7 +98,7 @@ impl Folder {
 
 impl Folder {
     /// What no finished sweep may leave: locks, records of runs, work folders, half-written files.
-    pub fn leftovers(&self) -> Vec<PathBuf> {
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
         for name in ["locks", "runs", "tmp"] {
             left.extend(entries(&self.path("results/.store").join(name)));
@@ -119,12 +119,12 @@ impl Folder {
 }
 
 /// What is in a folder.
-pub fn entries(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Changes one bit in the middle of a file, leaving its size.
-pub fn flip(path: &Path) {
+pub(crate) fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
