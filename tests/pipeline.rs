@@ -1,10 +1,13 @@
 //! The whole path on a phantom of ten patients with networks of a few thousand weights: from a sweep file to frames and
 //! a report, again, through kills and torn files, and bit for bit.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Folder, write};
 
 const SWEEP: &str = "
 name: tiny
@@ -26,75 +29,6 @@ grid:
   dfm: [false, true]
   dic: [false, true]
 ";
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new(sweep: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        write(&dir.path().join("tiny.yaml"), sweep.as_bytes());
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
-        command.current_dir(self.0.path()).args(args);
-        command
-    }
-
-    /// Runs to the end; standard output and standard error.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let Output { status, stdout, stderr } = self.command(args).output().expect("the program starts");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (status.code().unwrap_or(-1), text(stdout), text(stderr))
-    }
-
-    fn spawn(&self, args: &[&str]) -> Child {
-        let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        silent(&mut self.command(args)).expect("the program starts")
-    }
-
-    /// The frames' bytes.
-    fn frames(&self) -> Vec<Vec<u8>> {
-        let folder = self.path("results/tiny");
-        let names = ["points", "cases", "history"];
-        let files =
-            names.iter().flat_map(|name| ["parquet", "csv"].map(|end| folder.join(format!("{name}.{end}"))));
-        files.map(|path| fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect()
-    }
-
-    /// The finished objects of the store.
-    fn objects(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let folders = |path: &Path| -> Vec<PathBuf> {
-            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-        };
-        for shard in folders(&self.path("results/.store/objects")) {
-            found.extend(folders(&shard));
-        }
-        found.sort();
-        found
-    }
-
-    /// Waits until the store holds `count` finished objects.
-    fn wait_for_objects(&self, count: usize) {
-        let start = Instant::now();
-        while self.objects().len() < count {
-            assert!(start.elapsed() < Duration::from_secs(120), "{count} objects within two minutes");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn write(path: &Path, bytes: &[u8]) {
-    fs::File::create(path)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
 
 #[test]
 fn a_sweep_ends_in_frames_and_a_report_and_a_second_run_does_nothing() {

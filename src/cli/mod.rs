@@ -5,6 +5,7 @@
 mod bench;
 mod cancel;
 mod completions;
+mod damage;
 mod doctor;
 mod gc;
 mod logs;
@@ -22,6 +23,7 @@ mod table;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -181,6 +183,22 @@ fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}"); // nowhere is left to say that this failed
 }
 
+/// A time as it is written in an argument: `90`, `30s`, `5m`, `1.5h`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        number if number.len() == text.trim().len() => (number, ""),
+        number => (number, &text.trim()[number.len()..]),
+    };
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is no unit of time: write s, m or h")),
+    };
+    let seconds = number.trim().parse::<f64>().map_err(|_| format!("`{number}` is no number"))? * factor;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is no time to wait"))
+}
+
 /// `1 point`, `2 points`.
 fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
@@ -193,6 +211,16 @@ mod tests {
     #[test]
     fn the_definitions_of_all_commands_hold() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_and_without_a_unit() {
+        for (text, wanted) in [("90", 90.0), ("0.5", 0.5), ("30s", 30.0), ("5m", 300.0), ("1.5 h", 5400.0)] {
+            assert_eq!(seconds(text), Ok(Duration::from_secs_f64(wanted)), "{text}");
+        }
+        for wrong in ["", "s", "5 days", "-1", "1e400"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
-use super::{OrBadInput as _, provenance, tell};
+use super::{OrBadInput as _, damage, provenance, tell};
 use crate::plan::Plan;
 use crate::report;
 use crate::results::index::Index;
@@ -89,7 +90,8 @@ impl Output {
         provenance::write(index, store, &self.results)?;
         let rendered = report::render(&frames, &head.name, &head.description, &head.report, &self.report)?;
         if records.iter().all(|record| record.status == Status::Done) && store.root().is_dir() {
-            files::write_atomic(mark(store, &head.name), self.fingerprint(index))?;
+            let made = Made { from: self.fingerprint(index), files: self.files()? };
+            files::write_atomic(mark(store, &head.name), serde_json::to_vec(&made)?)?;
         }
         Ok(rendered.index)
     }
@@ -107,8 +109,19 @@ impl Output {
 
     /// Whether the report of exactly this sweep, whole, lies there already.
     pub(super) fn is_rendered(&self, index: &Index, store: &Store) -> bool {
-        let mark = std::fs::read_to_string(mark(store, &index.head.name));
-        self.page().is_file() && self.has_frames() && mark.is_ok_and(|mark| mark == self.fingerprint(index))
+        let made = std::fs::read(mark(store, &index.head.name));
+        let made = made.ok().and_then(|made| serde_json::from_slice::<Made>(&made).ok());
+        made.is_some_and(|made| made.from == self.fingerprint(index) && damage::are_whole(&made.files))
+    }
+
+    /// The files of the frames and the report, with their hashes.
+    fn files(&self) -> Result<damage::Files> {
+        damage::files(&[&self.results, &self.report])
+    }
+
+    /// Removes what killed processes left half-written. Only for those who know that nobody is writing there.
+    pub(super) fn tidy(&self) -> Result<()> {
+        damage::remove_partials(&[&self.results, &self.report])
     }
 
     /// Whether all frames lie there.
@@ -127,6 +140,15 @@ impl Output {
         .join("\n");
         Key::of(parts.as_bytes()).to_string()
     }
+}
+
+/// What the last whole report was made from, and what was made.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    /// The fingerprint of the sweep.
+    from: String,
+    /// The files of the frames and the report.
+    files: damage::Files,
 }
 
 /// The file that says what the last whole report of the sweep `name` was made from.

@@ -1,22 +1,27 @@
 //! `sweep run FILE`.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use serde_json::json;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
 use super::pipeline::{Output, OutputArgs, SweepArgs};
 use super::progress::{self, Style};
-use super::{Ending, OrBadInput as _, count, say, tell};
-use crate::exec::{self, Local, Options, Outcome, Stop, Summary};
+use super::{Ending, OrBadInput as _, count, damage, say, seconds, tell};
+use crate::exec::{self, Device, Devices, Executor, Inline, Local, Options, Outcome, Stop, Summary};
 use crate::plan::Plan;
 use crate::results::index::Index;
+use crate::spec::settings::Settings;
 use crate::store::Store;
+use crate::train::CHECKPOINT_EVERY;
 
 /// Signals closer together than this are one request.
 const SAME_REQUEST: Duration = Duration::from_millis(500);
+/// How often the results are computed again that turn out to be damaged when they are read.
+const REPAIRS: usize = 3;
 
 /// Run what a sweep file asks for and is not finished yet, then write its tables, figures and report
 ///
@@ -27,18 +32,33 @@ pub(super) struct Args {
     sweep: SweepArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Stages at once, each in a process of its own
-    #[arg(long, value_name = "N", default_value = "1")]
-    workers: NonZero<usize>,
+    /// Stages at once, each in a process of its own [default: one for each device]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZero<usize>>,
     /// CPU threads in all, shared out between the workers [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
-    /// How often a stage is started again whose process died
+    /// Where to compute: cpu, cuda, a list like cuda:0,cuda:1, or auto
+    #[arg(long, value_name = "DEVICES", default_value = "auto")]
+    device: Devices,
+    /// How often a stage is started again whose process died, or had too little memory (then alone)
     #[arg(long, value_name = "N", default_value_t = 1)]
     retries: usize,
+    /// Train again what diverged in an earlier run
+    #[arg(long)]
+    retry_diverged: bool,
     /// Stop everything at the first failure
     #[arg(long)]
     fail_fast: bool,
+    /// Begin with the points that have this setting, such as `method=mcsd` or `seed=0`; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    first: Vec<String>,
+    /// Time between two checkpoints of long stages, such as 90, 30s, 5m [default: 60 s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    checkpoint_every: Option<Duration>,
+    /// Compute in this process: for stages that take less time than a process needs to start. A crash ends the run
+    #[arg(long)]
+    in_process: bool,
     /// Say only what went wrong, and where the report is
     #[arg(long, conflicts_with = "json")]
     quiet: bool,
@@ -49,18 +69,55 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Ending> {
     let (sweep, plan) = args.sweep.plan()?;
+    let devices = args.device.resolve().or_bad_input()?;
+    let first = first(&args.first, &plan).or_bad_input()?;
     let output = args.output.open(&sweep.name).or_bad_input()?;
     let store = Store::open(&args.sweep.store).or_bad_input()?;
     let index = Index::of(&sweep, &plan)?;
     index.save(&store)?; // before anything is looked at: see there
-    if plan.stages.iter().all(|stage| store.object(&stage.key).is_some()) {
-        if !output.is_rendered(&index, &store) {
-            output.render(&index, &store)?;
-        }
+    tidy(&store, &output);
+    let finished = plan.points.iter().all(|point| store.object(&point.evaluate).is_some());
+    if finished && output.is_rendered(&index, &store) {
         return nothing_to_do(args, &plan, &output);
     }
 
-    let stop = Stop::default();
+    let running = store.begin_run(&sweep.name, &args.sweep.file, plan.points.len(), plan.stages.len())?;
+    let stop = Stop::with_file(running.stop_file());
+    listen(&stop)?;
+    let options = options(args, devices, first);
+    let result = bring_to_end(args, &plan, &store, &options, &stop);
+    drop(running);
+    tidy(&store, &output); // also of an engine that was killed before, whose workers may have lived until now
+    let summary = result?;
+    if summary.interrupted && !summary.complete() {
+        let done = summary.count(Outcome::is_finished);
+        tell(&format!(
+            "interrupted: {done} of {} are finished; run the same command again to go on",
+            count(plan.stages.len(), "stage")
+        ));
+        return Ok(Ending::Interrupted);
+    }
+    let nothing = summary.complete() && summary.count(|outcome| matches!(outcome, Outcome::Done { .. })) == 0;
+    let rendered = output.render(&index, &store);
+    if nothing && rendered.is_ok() {
+        return nothing_to_do(args, &plan, &output);
+    }
+    // Whatever became of the report: what the run came to is said.
+    conclude(args, &plan, &summary)?;
+    rendered.context("the report could not be written")?;
+    report_line(args, &output)?;
+    Ok(if summary.complete() { Ending::Done } else { Ending::Failed })
+}
+
+/// Removes what killed processes left, once nobody else uses the store. What cannot be removed is in nobody's way.
+fn tidy(store: &Store, output: &Output) {
+    if store.tidy().unwrap_or(false) {
+        let _ = output.tidy();
+    }
+}
+
+/// Has Ctrl-C and SIGTERM count as requests to stop.
+fn listen(stop: &Stop) -> Result<()> {
     let handler = stop.clone();
     let mut last: Option<Instant> = None;
     ctrlc::set_handler(move || {
@@ -70,37 +127,87 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         }
         last = Some(Instant::now());
     })
-    .context("cannot listen for Ctrl-C")?;
-    let summary = execute(args, &plan, &store, &stop)?;
-    if summary.interrupted && !summary.complete() {
-        let done = summary.count(Outcome::is_finished);
-        tell(&format!(
-            "interrupted: {done} of {} are finished; run the same command again to go on",
-            count(plan.stages.len(), "stage")
-        ));
-        return Ok(Ending::Interrupted);
-    }
-    output.render(&index, &store)?;
-    conclude(args, &plan, &summary, &output)
+    .context("cannot listen for Ctrl-C")
 }
 
-fn execute(args: &Args, plan: &Plan, store: &Store, stop: &Stop) -> Result<Summary> {
+fn options(args: &Args, devices: Vec<Device>, first: Vec<bool>) -> Options {
     let all = || thread::available_parallelism().map_or(1, NonZero::get);
-    let options = Options {
-        workers: args.workers.get(),
+    Options {
+        workers: args.workers.map_or(devices.len(), NonZero::get),
         threads: args.threads.map_or_else(all, NonZero::get),
+        devices,
         fail_fast: args.fail_fast,
         retries: args.retries,
-    };
+        retry_diverged: args.retry_diverged,
+        first,
+    }
+}
+
+/// Runs what is missing, and again where what the frames are made of turns out to be damaged.
+fn bring_to_end(args: &Args, plan: &Plan, store: &Store, options: &Options, stop: &Stop) -> Result<Summary> {
+    let mut summary = execute(args, plan, store, options, stop)?;
+    for _ in 0..REPAIRS {
+        let damaged = if stop.requests() == 0 { damage::put_aside(plan, store)? } else { 0 };
+        if damaged == 0 {
+            break;
+        }
+        tell(&format!("{} of finished stages were damaged: computed again", count(damaged, "result")));
+        let again = execute(args, plan, store, options, stop)?;
+        let outcomes = again.outcomes.into_iter().zip(summary.outcomes);
+        // What was computed in the first round is found in the second.
+        let outcomes = outcomes.map(|(new, old)| if new == Outcome::Found { old } else { new });
+        summary = Summary { outcomes: outcomes.collect(), elapsed: summary.elapsed + again.elapsed, ..again };
+    }
+    Ok(summary)
+}
+
+fn execute(args: &Args, plan: &Plan, store: &Store, options: &Options, stop: &Stop) -> Result<Summary> {
     let style = match (args.json, args.quiet) {
         (true, _) => Style::Json,
         (_, true) => Style::Quiet,
         _ => Style::Auto,
     };
-    let program = std::env::current_exe().context("cannot find this program itself, to start its stages")?;
-    let mut executor = Local::new(program, store.clone());
+    let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
+    let mut executor: Box<dyn Executor> = if args.in_process {
+        // It is built already where the results were damaged and this is the second round.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+        Box::new(Inline::new(store.clone(), Arc::new(crate::stage::run), every))
+    } else {
+        let program =
+            std::env::current_exe().context("cannot find this program itself, to start its stages")?;
+        Box::new(Local::new(program, store.clone(), every))
+    };
     let mut reporter = progress::reporter(style);
-    exec::run(plan, store, &mut executor, &mut *reporter, &options, stop)
+    exec::run(plan, store, &mut *executor, &mut *reporter, options, stop)
+}
+
+/// For each point, whether one of `wanted` is among its settings.
+fn first(wanted: &[String], plan: &Plan) -> Result<Vec<bool>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut first = vec![false; plan.points.len()];
+    for text in wanted {
+        let Some((key, value)) = text.split_once('=') else {
+            bail!("`--first {text}`: write KEY=VALUE, such as `--first seed=0`");
+        };
+        let pointer = format!("/{}", key.replace('.', "/"));
+        let mut found = false;
+        for (point, first) in plan.points.iter().zip(&mut first) {
+            let settings: &Settings = &point.settings;
+            let all = serde_json::to_value(settings).context("settings are no JSON")?;
+            let equal = |found: &Value| {
+                *found == *value || serde_json::from_str(value).is_ok_and(|v: Value| v == *found)
+            };
+            if all.pointer(&pointer).is_some_and(equal) {
+                (*first, found) = (true, true);
+            }
+        }
+        if !found {
+            bail!("`--first {text}`: no point of the sweep has this setting; `sweep plan` shows them");
+        }
+    }
+    Ok(first)
 }
 
 fn nothing_to_do(args: &Args, plan: &Plan, output: &Output) -> Result<Ending> {
@@ -114,17 +221,19 @@ fn nothing_to_do(args: &Args, plan: &Plan, output: &Output) -> Result<Ending> {
     Ok(Ending::Done)
 }
 
-/// The last lines: what came out, and where it is.
-fn conclude(args: &Args, plan: &Plan, summary: &Summary, output: &Output) -> Result<Ending> {
-    let computed = summary.count(|outcome| matches!(outcome, Outcome::Done { .. }));
-    let found = summary.count(|outcome| matches!(outcome, Outcome::Found));
+/// The last line but that about the report: what came out.
+fn conclude(args: &Args, plan: &Plan, summary: &Summary) -> Result<()> {
+    let computed = summary.count(Outcome::is_computed);
+    let found = summary.count(Outcome::is_found);
     let holes = plan.points.len() - finished_points(plan, summary);
     if holes > 0 {
         let failed = summary.count(|outcome| matches!(outcome, Outcome::Failed { .. }));
+        let full = "; the disk is full: free some space and run the same command again";
         tell(&format!(
-            "error: {holes} of {} have no result, because {} failed; the report shows the holes",
+            "error: {holes} of {} have no result, because {} failed; the report shows the holes{}",
             count(plan.points.len(), "point"),
             count(failed, "stage"),
+            if summary.disk_full { full } else { "" },
         ));
     } else if !args.json {
         say(&format!(
@@ -135,16 +244,15 @@ fn conclude(args: &Args, plan: &Plan, summary: &Summary, output: &Output) -> Res
             count(computed, "stage"),
         ))?;
     }
-    report_line(args, output)?;
-    Ok(if summary.complete() { Ending::Done } else { Ending::Failed })
+    Ok(())
 }
 
-/// The points whose stages are all in the store.
+/// The points whose stages are all in the store, or not needed.
 fn finished_points(plan: &Plan, summary: &Summary) -> usize {
     let mut finished = vec![true; plan.points.len()];
     for (stage, outcome) in plan.stages.iter().zip(&summary.outcomes) {
         for &point in &stage.points {
-            finished[point] &= outcome.is_finished();
+            finished[point] &= outcome.is_finished() || *outcome == Outcome::Unneeded;
         }
     }
     finished.into_iter().filter(|&finished| finished).count()

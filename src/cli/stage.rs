@@ -1,26 +1,31 @@
 //! `sweep stage KEY…`: the command that every executor starts.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, Write as _};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Ending, tell};
-use crate::exec::{Line, Verdict, Worker};
+use super::{Ending, seconds, tell};
+use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
+use crate::train::CHECKPOINT_EVERY;
 
 /// Compute stages of the store in this process, as `sweep run` has it done
 ///
-/// Writes one JSON object a line to standard output for each thing that happens.
+/// Writes one JSON object a line to standard output for each thing that happens. SIGINT and SIGTERM have it save its work
+/// and stop.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The stages' keys, as `sweep plan --json` shows them
-    #[arg(required = true)]
+    #[arg(required_unless_present = "serve")]
     keys: Vec<Key>,
     /// Where finished stages are kept
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
@@ -28,9 +33,16 @@ pub(super) struct Args {
     /// CPU threads [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
-    /// Stop, with what was done saved, at the line `stop` or at the end of standard input
-    #[arg(long)]
-    supervised: bool,
+    /// Where to compute: cpu, or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Time between two checkpoints of long stages [default: 60 s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    checkpoint_every: Option<Duration>,
+    /// Take tasks as lines `{"task":N,"keys":[…]}` of standard input; stop, with what was done saved, at its end or at
+    /// the line `stop`
+    #[arg(long, conflicts_with = "keys")]
+    serve: bool,
 }
 
 pub(super) fn run(args: &Args) -> Ending {
@@ -41,7 +53,7 @@ pub(super) fn run(args: &Args) -> Ending {
         Err(error) => {
             // Before any stage could be looked at: said for each, so that an engine does not wait for a reason.
             for key in &args.keys {
-                write(&Line::failed(key, &format!("{error:#}")));
+                write(&Word::Line(Line::failed(key, &format!("{error:#}"))));
             }
             tell(&format!("error: {}", super::with_causes(&error)));
             Ending::Failed
@@ -51,47 +63,79 @@ pub(super) fn run(args: &Args) -> Ending {
 
 fn work(args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
-    listen(&stop, args.supervised)?;
+    let orders = listen(&stop, args)?;
+    args.device.check()?;
     let store = Store::open(&args.store)?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = args.threads {
         pool = pool.num_threads(threads.get());
     }
     pool.build_global().context("cannot start the threads")?;
-    let worker = Worker {
-        store: &store,
-        threads: rayon::current_num_threads(),
-        emit: &|line| write(&line),
-        stop: &stop,
-        run: &crate::stage::run,
-    };
-    let (verdict, error) = worker.work(&args.keys);
-    if let Some(error) = error {
-        tell(&format!("error: {error:?}"));
+    let emit = |line| write(&Word::Line(line));
+    let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
+    let worker = Worker::new(&store, &crate::stage::run, &emit, &stop, every);
+    worker.on(rayon::current_num_threads(), args.device);
+    let mut last = Verdict::Done;
+    while let Ok(Some(order)) = orders.recv() {
+        forget_peak();
+        let (verdict, error) = worker.work(&order.keys);
+        if let Some(error) = error.filter(|_| !args.serve) {
+            tell(&format!("error: {}", super::with_causes(&error)));
+        }
+        last = verdict;
+        if args.serve {
+            write(&Word::Over { task: order.task, verdict });
+        }
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
     }
-    Ok(verdict)
+    Ok(last)
 }
 
-/// Sets `stop` at a signal (Ctrl-C, SIGTERM) and, where an engine supervises, at its word or its end.
-fn listen(stop: &Arc<AtomicBool>, supervised: bool) -> Result<()> {
-    let at_signal = Arc::clone(stop);
-    ctrlc::set_handler(move || at_signal.store(true, Ordering::SeqCst))
-        .context("cannot listen for Ctrl-C")?;
-    if supervised {
+/// Where the tasks come from: the arguments, or standard input. Sets `stop` at a signal (Ctrl-C, SIGTERM) and, where an
+/// engine gives the tasks, at its word or its end.
+fn listen(stop: &Arc<AtomicBool>, args: &Args) -> Result<Receiver<Option<Order>>> {
+    let (give, orders) = mpsc::channel();
+    let (at_signal, end) = (Arc::clone(stop), give.clone());
+    ctrlc::set_handler(move || {
+        at_signal.store(true, Ordering::SeqCst);
+        let _ = end.send(None); // nobody waits for more
+    })
+    .context("cannot listen for Ctrl-C")?;
+    if args.serve {
         let at_word = Arc::clone(stop);
-        thread::spawn(move || {
-            let mut word = String::new();
-            let _ = io::stdin().read_line(&mut word); // an error means what the end means: nobody is there
-            at_word.store(true, Ordering::SeqCst);
-        });
+        thread::spawn(move || serve(&give, &at_word));
+    } else {
+        // The receiver is right here.
+        let _ = give.send(Some(Order { task: 0, keys: args.keys.clone() }));
+        let _ = give.send(None);
     }
-    Ok(())
+    Ok(orders)
+}
+
+/// Passes on the tasks of standard input. Its end means that nobody is there any more; an error means the same.
+fn serve(give: &Sender<Option<Order>>, stop: &AtomicBool) {
+    for line in io::stdin().lock().lines().map_while(Result::ok).take_while(|line| line != STOP) {
+        // What is no task was written by something that is no engine of this program.
+        if let Ok(order) = serde_json::from_str(&line) {
+            let _ = give.send(Some(order));
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let _ = give.send(None);
 }
 
 /// Writes a line. Where the engine is gone, nobody wants it; the end of the input says so.
-fn write(line: &Line) {
-    if let Ok(text) = serde_json::to_string(line) {
+fn write(word: &Word) {
+    if let Ok(text) = serde_json::to_string(word) {
         let mut out = io::stdout().lock();
         let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
+}
+
+/// Has the system measure the most memory anew, so that each task of a process has its own figure.
+fn forget_peak() {
+    let reset = File::options().write(true).open("/proc/self/clear_refs");
+    let _ = reset.and_then(|mut file| file.write_all(b"5")); // a figure, not worth a failure
 }

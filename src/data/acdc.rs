@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::{CLASSES, Case, Dataset, Inspection, SliceRef, Split, Volume, parallel, problems};
+use super::{CLASSES, Case, Dataset, Inspection, SliceRef, Split, Told, Volume, parallel, problems};
 
 /// Version of this reader, part of the content hash. Raised whenever what it makes of the same files changes.
 const READER: u32 = 1;
@@ -48,11 +48,11 @@ pub(super) fn inspect(root: &Path) -> Result<Inspection> {
 }
 
 /// See [`super::prepare`].
-pub(super) fn load(root: &Path, progress: &dyn Fn(usize, usize)) -> Result<Dataset> {
+pub(super) fn load(root: &Path, progress: &Told<'_>) -> Result<Dataset> {
     let lists = Lists::read(root)?;
     let mut volumes = Vec::with_capacity(lists.volumes.len());
     let mut found = Vec::new();
-    for result in parallel(&lists.volumes, 1, progress, read_volume) {
+    for result in parallel(&lists.volumes, 1, progress, read_volume)? {
         match result {
             Ok(volume) => volumes.push(volume),
             Err(error) => found.push(format!("{error:#}")),
@@ -206,6 +206,7 @@ fn read_slices(
     let before = found.len();
     let mut slices = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut told = BTreeSet::new();
     let mut patients: Vec<&str> = Vec::new();
     for (line, entry) in read_list(path, hash, found) {
         let place = format!("{}:{line}", path.display());
@@ -219,18 +220,23 @@ fn read_slices(
             found.push(format!("{place}: slice 0 of {name}: slices are numbered from 1"));
             continue;
         }
+        // A volume has many slices: what is wrong with it is said once, at the first of them.
         let Some(&volume) = index.get(name) else {
-            found.push(format!(
-                "{place}: {name} is in no list of volumes: add it to train.list or remove the line"
-            ));
+            if told.insert(name.to_owned()) {
+                found.push(format!(
+                    "{place}: {name} is in no list of volumes: add it to train.list or remove its lines"
+                ));
+            }
             continue;
         };
         let Listed { patient, split, .. } = &volumes[volume];
         if *split != Split::Train {
-            found.push(format!(
-                "{place}: {name} is in {}.list: only training volumes may be trained on",
-                split.name()
-            ));
+            if told.insert(name.to_owned()) {
+                found.push(format!(
+                    "{place}: {name} is in {}.list: only training volumes may be trained on; remove its lines",
+                    split.name()
+                ));
+            }
             continue;
         }
         if !seen.insert((volume, z)) {

@@ -236,9 +236,12 @@ pub fn inspect(settings: &DataSettings) -> Result<Inspection> {
     }
 }
 
+/// Tells how many volumes of how many are done. Its error stops the work.
+pub type Told<'a> = dyn Fn(usize, usize) -> Result<()> + 'a;
+
 /// Reads or generates a data set on all cores and checks every voxel of it. `progress(done, total)` counts volumes
 /// and is called on the calling thread. The result does not depend on the number of threads.
-pub fn prepare(settings: &DataSettings, progress: &dyn Fn(usize, usize)) -> Result<Dataset> {
+pub fn prepare(settings: &DataSettings, progress: &Told<'_>) -> Result<Dataset> {
     match settings.name {
         DataName::Phantom => phantom::generate(settings, progress),
         DataName::Acdc => acdc::load(&settings.root, progress),
@@ -250,18 +253,18 @@ pub fn prepare(settings: &DataSettings, progress: &dyn Fn(usize, usize)) -> Resu
 fn parallel<I: Sync, O: Send>(
     items: &[I],
     weight: usize,
-    progress: &dyn Fn(usize, usize),
+    progress: &Told<'_>,
     work: impl Fn(&I) -> O + Sync,
-) -> Vec<O> {
+) -> Result<Vec<O>> {
     let total = items.len() * weight;
     let batch = (4 * rayon::current_num_threads()).max(1);
     let mut results = Vec::with_capacity(items.len());
-    progress(0, total);
+    progress(0, total)?;
     for batch in items.chunks(batch) {
         results.par_extend(batch.par_iter().map(&work));
-        progress(results.len() * weight, total);
+        progress(results.len() * weight, total)?;
     }
-    results
+    Ok(results)
 }
 
 /// Many problems as one error: the first twenty, one a line, under `what`.

@@ -15,7 +15,7 @@ fn settings() -> DataSettings {
 
 /// The smallest phantom, generated once for all tests.
 pub(super) static PHANTOM: LazyLock<Dataset> =
-    LazyLock::new(|| prepare(&settings(), &|_, _| ()).expect("the phantom needs nothing"));
+    LazyLock::new(|| prepare(&settings(), &|_, _| Ok(())).expect("the phantom needs nothing"));
 
 fn patients<'a>(data: &'a Dataset, slices: &'a [SliceRef]) -> BTreeSet<&'a str> {
     slices.iter().map(|slice| data.cases()[slice.case as usize].patient.as_str()).collect()
@@ -136,10 +136,20 @@ fn writing_where_nothing_can_be_written_names_the_place() {
 }
 
 #[test]
+fn an_error_of_the_listener_stops_the_work() {
+    let stop = |done: usize, _: usize| if done > 0 { anyhow::bail!("stopped") } else { Ok(()) };
+    assert_eq!(prepare(&settings(), &stop).unwrap_err().to_string(), "stopped");
+}
+
+#[test]
 fn progress_counts_all_volumes_on_the_calling_thread() {
     let calls = std::cell::RefCell::new(Vec::new());
     let items: Vec<u32> = (0..37).collect();
-    let results = parallel(&items, 2, &|done, total| calls.borrow_mut().push((done, total)), |item| item * 3);
+    let tell = |done, total| {
+        calls.borrow_mut().push((done, total));
+        Ok(())
+    };
+    let results = parallel(&items, 2, &tell, |item| item * 3).unwrap();
     assert_eq!(results, items.iter().map(|item| item * 3).collect::<Vec<_>>(), "results keep the order");
     let calls = calls.into_inner();
     assert_eq!((calls[0], calls[calls.len() - 1]), ((0, 74), (74, 74)), "from nothing to all");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::plan::PlannedStage;
+use crate::stage::StageKind;
 
 /// The time that is left.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +49,16 @@ impl Forecast {
         let sort = self.sorts.entry(sort(stage)).or_default();
         sort.seconds += seconds;
         sort.finished += 1;
+    }
+
+    /// The seconds that a stage will take: the mean of its sort, else a guess that ranks the kinds.
+    pub(super) fn expected(&self, stage: &PlannedStage) -> f64 {
+        self.mean(&sort(stage)).unwrap_or(match stage.kind {
+            StageKind::Prepare => 10.0,
+            StageKind::Pretrain => 600.0,
+            StageKind::Features | StageKind::Evaluate => 60.0,
+            StageKind::Train => 300.0,
+        })
     }
 
     /// A stage that is to run.
@@ -139,7 +150,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::stage::{StageKind, StageSpec};
+    use crate::stage::StageSpec;
     use crate::store::key::Key;
 
     fn stage(kind: StageKind) -> PlannedStage {

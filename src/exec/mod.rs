@@ -1,17 +1,21 @@
 //! From a plan to finished stages: which stage may run ([`queue`](self)), where it runs ([`Executor`]), what it says
 //! while it does ([`Line`]), and what comes out ([`Outcome`]).
 //!
-//! Every executor starts the same command, `sweep stage KEY…`: one stage, or the stages of one group, in one process.
-//! Work emits, reporters print.
+//! Executors run the same code, that of `sweep stage KEY…`: one stage, or the stages of one group, at a time, in a process
+//! of its own ([`Local`]) or, for work that is not worth one, in a thread ([`Inline`]). Work emits, reporters print.
 
+mod device;
 mod engine;
 mod forecast;
+mod inline;
 mod local;
+mod notice;
 mod queue;
 mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,11 +24,16 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::stage::event::Event;
+use crate::store::Cause;
 use crate::store::key::Key;
+use crate::store::runs::stop_requests;
 
-pub use engine::{Notice, Options, Outcome, Reporter, Summary, run};
+pub use device::{Device, Devices};
+pub use engine::{Options, run};
 pub use forecast::Left;
+pub use inline::Inline;
 pub use local::Local;
+pub use notice::{Notice, Outcome, Reporter, Summary};
 pub use worker::{Runner, Verdict, Worker};
 
 /// The exit status of a worker that was asked to stop and did, its checkpoint saved.
@@ -43,6 +52,32 @@ pub struct Task {
     pub keys: Vec<Key>,
     /// CPU threads it may use.
     pub threads: usize,
+    /// Where it computes.
+    pub device: Device,
+}
+
+/// A task as a line on the standard input of `sweep stage --serve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Its number.
+    pub task: usize,
+    /// The stages.
+    pub keys: Vec<Key>,
+}
+
+/// A line on the standard output of a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Word {
+    /// Something about a stage.
+    Line(Line),
+    /// A task is over, and the worker is ready for the next one.
+    Over {
+        /// The task's number.
+        task: usize,
+        /// How it ended.
+        verdict: Verdict,
+    },
 }
 
 /// Where tasks run.
@@ -74,14 +109,16 @@ pub enum Update {
     },
 }
 
-/// How a process ended.
+/// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// By its own decision; its lines say what became of each stage.
     Orderly,
     /// It was asked to stop and did.
     Interrupted,
-    /// It died: of a signal, for want of memory, with its machine.
+    /// Its process died for want of memory.
+    OutOfMemory(String),
+    /// Its process died of something else: of a signal, with its machine.
     Died(String),
 }
 
@@ -99,7 +136,7 @@ impl Line {
     /// The stage `key` failed.
     pub fn failed(key: &Key, message: &str) -> Self {
         let message = message.to_owned();
-        Self { key: key.clone(), message: Message::Life(Life::Failed { message }) }
+        Self { key: key.clone(), message: Message::Life(Life::Failed { message, cause: Cause::Error }) }
     }
 }
 
@@ -131,10 +168,19 @@ pub enum Life {
         /// Whether another process had finished it meanwhile.
         shared: bool,
     },
+    /// It cannot start: stages that it reads are not in the store, or were damaged and put aside.
+    Missing {
+        /// Those stages.
+        parents: Vec<Key>,
+        /// What was found.
+        message: String,
+    },
     /// It failed.
     Failed {
-        /// Why, with all causes, on one line.
+        /// Why, with all causes, a line each.
         message: String,
+        /// What sort of failure it is.
+        cause: Cause,
     },
     /// It was asked to stop and did; what was done is saved.
     Interrupted,
@@ -142,16 +188,26 @@ pub enum Life {
 
 /// Counts the requests to stop: none, one (save and stop), two or more (stop now).
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+pub struct Stop {
+    count: Arc<AtomicUsize>,
+    /// Where other processes leave requests; see [`crate::store::runs`].
+    file: Option<Arc<PathBuf>>,
+}
 
 impl Stop {
+    /// Requests of this process and those in the file at `path`.
+    pub fn with_file(path: &Path) -> Self {
+        Self { count: Arc::default(), file: Some(Arc::new(path.to_owned())) }
+    }
+
     /// One more request.
     pub fn request(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The requests so far.
     pub fn requests(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
+        let asked = self.file.as_ref().map_or(0, |path| stop_requests(path));
+        self.count.load(Ordering::SeqCst).max(asked)
     }
 }

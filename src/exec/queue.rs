@@ -1,102 +1,186 @@
-//! Which stage may run: the plan's missing stages, each released when its parents are finished.
+//! Which stage may run: those that something unfinished needs, each released when its parents are finished, the one with
+//! the longest way to the end first.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::plan::Plan;
+use crate::store::key::Key;
 
-/// The stages of a plan that are not settled yet. Stages are known by their index in the plan.
+/// How a stage stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the store.
+    Finished,
+    /// Not in the store, and nothing that is to run needs it.
+    Unneeded,
+    /// Waits for its parents.
+    Waiting,
+    /// May run.
+    Ready,
+    /// Taken.
+    Running,
+    /// Failed, or needs what failed.
+    Lost,
+}
+
+/// The stages of a plan, known by their index in it.
 pub(super) struct Queue {
-    /// The stages that may run, in the order of the plan.
-    ready: BTreeSet<usize>,
-    /// For each stage, its parents that are not finished.
-    missing_parents: Vec<usize>,
-    /// For each stage, those that read it.
+    state: Vec<State>,
+    parents: Vec<Vec<usize>>,
     children: Vec<Vec<usize>>,
-    /// For each stage, the others of its group and itself.
-    groups: HashMap<String, Vec<usize>>,
-    /// For each stage, the name of its group.
-    group_of: Vec<Option<String>>,
-    /// For each stage, whether its end is known.
-    settled: Vec<bool>,
+    /// The stages that may run, by rank.
+    ready: BTreeSet<usize>,
+    /// For each stage its place in the order in which stages are taken, and the other way round.
+    rank: Vec<usize>,
+    ranked: Vec<usize>,
+    /// The members of each group.
+    groups: Vec<Vec<usize>>,
+    /// For each stage its group.
+    group: Vec<Option<usize>>,
+}
+
+/// What ranks stages.
+pub(super) struct Order<'a> {
+    /// The seconds that each stage takes, as far as is known or guessed.
+    pub(super) seconds: &'a [f64],
+    /// For each stage whether it goes before those that do not.
+    pub(super) first: &'a [bool],
 }
 
 impl Queue {
     /// The queue of `plan`, of which `finished` says for each stage whether it is in the store.
-    pub(super) fn new(plan: &Plan, finished: &[bool]) -> Self {
+    pub(super) fn new(plan: &Plan, finished: &[bool], order: &Order<'_>) -> Self {
+        let index: HashMap<&Key, usize> = plan.stages.iter().enumerate().map(|(i, s)| (&s.key, i)).collect();
         let count = plan.stages.len();
-        let mut queue = Self {
-            ready: BTreeSet::new(),
-            missing_parents: vec![0; count],
-            children: vec![Vec::new(); count],
-            groups: HashMap::new(),
-            group_of: plan.stages.iter().map(|stage| stage.group.clone()).collect(),
-            settled: finished.to_vec(),
-        };
-        for (i, stage) in plan.stages.iter().enumerate().filter(|&(i, _)| !finished[i]) {
-            if let Some(group) = &stage.group {
-                queue.groups.entry(group.clone()).or_default().push(i);
-            }
-            // A parent outside the plan is none of our business: the worker says so if the store lacks it.
-            for parent in plan.parents(i) {
-                if !finished[parent] {
-                    queue.missing_parents[i] += 1;
-                    queue.children[parent].push(i);
-                }
-            }
-            if queue.missing_parents[i] == 0 {
-                queue.ready.insert(i);
-            }
+        let mut children = vec![Vec::new(); count];
+        let mut parents = Vec::with_capacity(count);
+        for i in 0..count {
+            let of: Vec<usize> = plan.parents(i).collect();
+            of.iter().for_each(|&parent| children[parent].push(i));
+            parents.push(of);
+        }
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut group = Vec::with_capacity(count);
+        for (i, stage) in plan.stages.iter().enumerate() {
+            group.push(stage.group.as_deref().map(|name| {
+                let at = *names.entry(name).or_insert_with(|| {
+                    groups.push(Vec::new());
+                    groups.len() - 1
+                });
+                groups[at].push(i);
+                at
+            }));
+        }
+        let state = finished.iter().map(|&finished| if finished { State::Finished } else { State::Unneeded });
+        let ranked = ranked(&children, order);
+        let mut rank = vec![0; count];
+        ranked.iter().enumerate().for_each(|(place, &i)| rank[i] = place);
+        let state = state.collect();
+        let mut queue =
+            Self { state, parents, children, ready: BTreeSet::new(), rank, ranked, groups, group };
+        // What nothing reads is what is asked for, and the trainings: their curves are part of the results.
+        let trainings = plan.points.iter().filter_map(|point| index.get(&point.train).copied());
+        let last = (0..count).filter(|&i| queue.children[i].is_empty());
+        let asked: Vec<usize> = last.chain(trainings).filter(|&i| !finished[i]).collect();
+        for i in asked {
+            queue.demand(i);
         }
         queue
     }
 
-    /// The processes that could be started now.
-    pub(super) fn ready(&self) -> usize {
-        let mut groups = BTreeSet::new();
-        let counts = |&&i: &&usize| self.group_of[i].as_ref().is_none_or(|group| groups.insert(group));
-        self.ready.iter().filter(counts).count()
+    /// Whether `stage` is absent and not needed.
+    pub(super) fn is_unneeded(&self, stage: usize) -> bool {
+        self.state[stage] == State::Unneeded
     }
 
-    /// The next stages that one process shall run, in the order of the plan; they leave the queue.
+    /// `stage` is needed: it waits, and so does all that it needs and that is not finished. Returns what was not needed
+    /// before.
+    pub(super) fn demand(&mut self, stage: usize) -> Vec<usize> {
+        let mut new = Vec::new();
+        let mut next = vec![stage];
+        while let Some(i) = next.pop() {
+            if self.state[i] != State::Unneeded {
+                continue;
+            }
+            self.state[i] = State::Waiting;
+            new.push(i);
+            next.extend(&self.parents[i]);
+        }
+        for &i in &new {
+            self.refresh(i);
+        }
+        new
+    }
+
+    /// The finished `stage` turned out not to be. What may run and needs it waits again. Returns what is needed now and was
+    /// not before.
+    pub(super) fn reopen(&mut self, stage: usize) -> Vec<usize> {
+        if self.state[stage] != State::Finished {
+            return Vec::new();
+        }
+        self.state[stage] = State::Unneeded;
+        for at in 0..self.children[stage].len() {
+            let child = self.children[stage][at];
+            if self.state[child] == State::Ready {
+                self.ready.remove(&self.rank[child]);
+                self.state[child] = State::Waiting;
+            }
+        }
+        self.demand(stage)
+    }
+
+    /// The processes that could be started now, counted up to `most`.
+    pub(super) fn ready(&self, most: usize) -> usize {
+        let mut groups = BTreeSet::new();
+        let counts =
+            |place: &&usize| self.group[self.ranked[**place]].is_none_or(|group| groups.insert(group));
+        self.ready.iter().filter(counts).take(most).count()
+    }
+
+    /// The next stages that one process shall run, in the order of the plan.
     pub(super) fn take(&mut self) -> Option<Vec<usize>> {
-        let first = *self.ready.first()?;
-        let members = self.group_of[first].as_ref().and_then(|group| self.groups.get(group));
-        let taken: Vec<usize> = match members {
-            Some(members) => members.iter().copied().filter(|i| self.ready.contains(i)).collect(),
+        let first = self.ranked[*self.ready.first()?];
+        let taken: Vec<usize> = match self.group[first] {
+            Some(group) => {
+                let ready = |i: &usize| self.state[*i] == State::Ready;
+                self.groups[group].iter().copied().filter(ready).collect()
+            }
             None => vec![first],
         };
-        for i in &taken {
-            self.ready.remove(i);
+        for &i in &taken {
+            self.ready.remove(&self.rank[i]);
+            self.state[i] = State::Running;
         }
         Some(taken)
     }
 
-    /// Puts a taken stage back.
+    /// Puts a taken stage back, to run when all of its parents are finished.
     pub(super) fn put_back(&mut self, stage: usize) {
-        self.ready.insert(stage);
+        self.state[stage] = State::Waiting;
+        self.refresh(stage);
     }
 
     /// `stage` is finished: what waited for it alone may run.
     pub(super) fn finish(&mut self, stage: usize) {
-        self.settled[stage] = true;
-        for child in std::mem::take(&mut self.children[stage]) {
-            self.missing_parents[child] -= 1;
-            if self.missing_parents[child] == 0 && !self.settled[child] {
-                self.ready.insert(child);
-            }
+        self.ready.remove(&self.rank[stage]);
+        self.state[stage] = State::Finished;
+        for at in 0..self.children[stage].len() {
+            self.refresh(self.children[stage][at]);
         }
     }
 
-    /// `stage` failed: everything that needs it, however indirectly, leaves the queue and is returned in the order of
-    /// the plan.
+    /// `stage` failed: everything that needs it, however indirectly, is lost with it and returned in the order of the plan.
     pub(super) fn fail(&mut self, stage: usize) -> Vec<usize> {
-        self.settled[stage] = true;
+        self.ready.remove(&self.rank[stage]);
+        self.state[stage] = State::Lost;
         let mut lost = BTreeSet::new();
         let mut next = vec![stage];
         while let Some(stage) = next.pop() {
             for &child in &self.children[stage] {
-                if !self.settled[child] {
-                    self.settled[child] = true;
+                if matches!(self.state[child], State::Waiting | State::Ready) {
+                    self.ready.remove(&self.rank[child]);
+                    self.state[child] = State::Lost;
                     lost.insert(child);
                     next.push(child);
                 }
@@ -104,4 +188,29 @@ impl Queue {
         }
         lost.into_iter().collect()
     }
+
+    /// Releases `stage` where it waits for nothing any more.
+    fn refresh(&mut self, stage: usize) {
+        let finished = |&parent: &usize| self.state[parent] == State::Finished;
+        if self.state[stage] == State::Waiting && self.parents[stage].iter().all(finished) {
+            self.state[stage] = State::Ready;
+            self.ready.insert(self.rank[stage]);
+        }
+    }
+}
+
+/// The stages in the order in which they are taken: the longest way to the end first, counted in seconds along the
+/// children, and in the order of the plan where it is equal.
+fn ranked(children: &[Vec<usize>], order: &Order<'_>) -> Vec<usize> {
+    let mut way = vec![0.0f64; children.len()];
+    for i in (0..children.len()).rev() {
+        let after = children[i].iter().map(|&child| way[child]).fold(0.0, f64::max);
+        way[i] = order.seconds[i] + after;
+    }
+    let mut ranked: Vec<usize> = (0..children.len()).collect();
+    ranked.sort_by(|&a, &b| {
+        let first = order.first[b].cmp(&order.first[a]);
+        first.then(way[b].total_cmp(&way[a])).then(a.cmp(&b))
+    });
+    ranked
 }

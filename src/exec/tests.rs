@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::{Plan, PlannedStage};
 use crate::stage::{Context, Interrupted, Parent, StageKind, StageSpec};
-use crate::store::{Store, files};
+use crate::store::{Cause, Store, files};
 
 /// A plan of stages written as `name` or `name <- parent parent`, where the part of the name before `/` is its group.
 fn plan(lines: &[&str]) -> Plan {
@@ -39,8 +39,8 @@ fn store() -> (tempfile::TempDir, Store) {
 struct InProcess<'a> {
     store: &'a Store,
     runner: &'a Runner<'a>,
-    /// Called before a task; a text means that its process dies with it.
-    dies: &'a dyn Fn(&Task) -> Option<String>,
+    /// Called before a task; what it returns is how its process dies.
+    dies: &'a dyn Fn(&Task) -> Option<Exit>,
     tasks: VecDeque<Task>,
     stop: AtomicBool,
     /// What was submitted, as the names of the stages and the threads.
@@ -72,8 +72,8 @@ impl Executor for InProcess<'_> {
 
     fn poll(&mut self, _: Duration) -> Result<Vec<Update>> {
         let Some(task) = self.tasks.pop_front() else { return Ok(vec![]) };
-        if let Some(how) = (self.dies)(&task) {
-            return Ok(vec![Update::Exited { task: task.id, exit: Exit::Died(how) }]);
+        if let Some(exit) = (self.dies)(&task) {
+            return Ok(vec![Update::Exited { task: task.id, exit }]);
         }
         let lines = RefCell::new(Vec::new());
         // Through JSON, as between processes.
@@ -81,14 +81,8 @@ impl Executor for InProcess<'_> {
             let text = serde_json::to_string(&line).unwrap();
             lines.borrow_mut().push(Update::Line(serde_json::from_str(&text).unwrap()));
         };
-        let worker = Worker {
-            store: self.store,
-            threads: task.threads,
-            emit: &emit,
-            stop: &self.stop,
-            run: self.runner,
-        };
-        let exit = match worker.work(&task.keys).0 {
+        let worker = Worker::new(self.store, self.runner, &emit, &self.stop, EVERY);
+        let exit = match worker.on(task.threads, task.device).work(&task.keys).0 {
             Verdict::Interrupted => Exit::Interrupted,
             Verdict::Done | Verdict::Failed => Exit::Orderly,
         };
@@ -114,6 +108,8 @@ impl Reporter for Notes {
                 format!("{} at {done}", stage.label)
             }
             Notice::Retried { stage, message } => format!("retried {}: {message}", stage.label),
+            Notice::Damaged { stage, .. } => format!("again {}", stage.label),
+            Notice::Waiting { stage, .. } => format!("waiting {}", stage.label),
             Notice::Settled { stage, because: Some(because), .. } => {
                 format!("skipped {} because of {}", stage.label, because.label)
             }
@@ -122,7 +118,16 @@ impl Reporter for Notes {
     }
 }
 
-const OPTIONS: Options = Options { workers: 1, threads: 4, fail_fast: false, retries: 1 };
+const EVERY: Duration = Duration::from_secs(60);
+
+fn options() -> Options {
+    Options { threads: 4, ..Options::default() }
+}
+
+/// As the worker says it of a process that was killed.
+fn killed() -> Exit {
+    Exit::Died("signal 9".to_owned())
+}
 
 /// Writes the names of its inputs into `result`, and fails, panics or stops where the stage is called so.
 fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
@@ -163,14 +168,14 @@ fn stages_run_after_their_parents_and_a_second_run_finds_them_all() {
     let (_dir, store) = store();
     let plan = plan(&["data", "model <- data", "features <- model data", "train <- data features"]);
     let mut executor = InProcess::new(&store, &runner);
-    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &options());
     assert!(summary.complete(), "{summary:?}");
     let order: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix("started ")).collect();
     assert_eq!(order, ["data", "model", "features", "train"]);
     assert_eq!(store.meta(&plan.stages[3].key).unwrap().summary, json!({"name": "train"}));
 
     let mut executor = InProcess::new(&store, &runner);
-    let (summary, _) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
     assert_eq!(summary.outcomes, vec![Outcome::Found; 4]);
     assert!(executor.submitted.is_empty(), "nothing is computed twice");
 }
@@ -187,7 +192,7 @@ fn a_failure_or_a_panic_stops_only_what_depends_on_it() {
         "good <- data",
     ]);
     let mut executor = InProcess::new(&store, &runner);
-    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &options());
     let message = |i: usize| match &summary.outcomes[i] {
         Outcome::Failed { message } => message.clone(),
         other => panic!("{other:?}"),
@@ -205,7 +210,7 @@ fn fail_fast_leaves_the_rest_for_later() {
     let (_dir, store) = store();
     let plan = plan(&["fails", "good"]);
     let mut executor = InProcess::new(&store, &runner);
-    let (summary, _) = finish(&plan, &store, &mut executor, &Options { fail_fast: true, ..OPTIONS });
+    let (summary, _) = finish(&plan, &store, &mut executor, &Options { fail_fast: true, ..options() });
     assert!(matches!(summary.outcomes[..], [Outcome::Failed { .. }, Outcome::Waiting]), "{summary:?}");
 }
 
@@ -213,10 +218,10 @@ fn fail_fast_leaves_the_rest_for_later() {
 fn the_missing_stages_of_a_group_share_a_process_and_the_finished_ones_stay_as_they_are() {
     let (_dir, store) = store();
     let only = plan(&["data", "f/b4 <- data"]);
-    finish(&only, &store, &mut InProcess::new(&store, &runner), &OPTIONS);
+    finish(&only, &store, &mut InProcess::new(&store, &runner), &options());
     let all = plan(&["data", "f/b2 <- data", "g/b2 <- data", "f/b4 <- data", "f/b6 <- data"]);
     let mut executor = InProcess::new(&store, &runner);
-    let (summary, _) = finish(&all, &store, &mut executor, &OPTIONS);
+    let (summary, _) = finish(&all, &store, &mut executor, &options());
     assert!(summary.complete());
     let tasks: Vec<_> = executor.submitted.iter().map(|(keys, _)| keys.clone()).collect();
     let keys: Vec<_> = all.stages.iter().map(|stage| stage.key.clone()).collect();
@@ -228,7 +233,7 @@ fn threads_are_shared_out_between_the_workers_that_have_work() {
     let (_dir, store) = store();
     let plan = plan(&["data", "a <- data", "b <- data", "c <- data"]);
     let mut executor = InProcess::new(&store, &runner);
-    finish(&plan, &store, &mut executor, &Options { workers: 2, ..OPTIONS });
+    finish(&plan, &store, &mut executor, &Options { workers: 2, ..options() });
     let threads: Vec<_> = executor.submitted.iter().map(|(_, threads)| *threads).collect();
     assert_eq!(threads[..3], [4, 2, 2], "one alone has all, two have half each");
     assert_eq!(executor.most_at_once, 2);
@@ -242,7 +247,7 @@ fn a_process_that_dies_is_tried_again_and_finds_what_it_left() {
     let leave_a_checkpoint_and_die = |_: &Task| {
         files::write_atomic(store.work(&plan.stages[0].key).unwrap().dir().join("checkpoint"), "half")
             .unwrap();
-        (tries.fetch_add(1, Ordering::SeqCst) == 0).then(|| "signal 9".to_owned())
+        (tries.fetch_add(1, Ordering::SeqCst) == 0).then(killed)
     };
     let resumes = |stages: &[(StageSpec, Context<'_>)]| {
         let (spec, context) = &stages[0];
@@ -252,9 +257,9 @@ fn a_process_that_dies_is_tried_again_and_finds_what_it_left() {
         runner(stages)
     };
     let mut executor = InProcess { dies: &leave_a_checkpoint_and_die, ..InProcess::new(&store, &resumes) };
-    let (summary, notes) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &options());
     assert!(summary.complete(), "{summary:?}");
-    assert!(notes.contains(&"retried mortal: signal 9".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"retried mortal: its process died: signal 9".to_owned()), "{notes:?}");
 }
 
 #[test]
@@ -262,9 +267,9 @@ fn a_process_that_always_dies_fails_its_stage_after_the_retries() {
     let (_dir, store) = store();
     let plan = plan(&["mortal", "good"]);
     let first = plan.stages[0].key.clone();
-    let dies = |task: &Task| (task.keys[0] == first).then(|| "signal 9".to_owned());
+    let dies = |task: &Task| (task.keys[0] == first).then(killed);
     let mut executor = InProcess { dies: &dies, ..InProcess::new(&store, &runner) };
-    let (summary, _) = finish(&plan, &store, &mut executor, &OPTIONS);
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
     assert_eq!(executor.submitted.len(), 3, "two tries of one, one of the other");
     let Outcome::Failed { message } = &summary.outcomes[0] else { panic!("{summary:?}") };
     assert!(message.contains("signal 9"), "{message}");
@@ -285,14 +290,14 @@ fn a_request_to_stop_ends_the_run_and_the_next_one_goes_on() {
     };
     let mut executor = InProcess::new(&store, &stops_in_training);
     let mut notes = Notes::default();
-    let summary = run(&plan, &store, &mut executor, &mut notes, &OPTIONS, &stop).unwrap();
+    let summary = run(&plan, &store, &mut executor, &mut notes, &options(), &stop).unwrap();
     // The request comes in the middle of a poll: the loop passes it on before it learns of the worker's end, or after.
     assert!(summary.interrupted);
     assert!(summary.outcomes[0].is_finished());
     assert!(!summary.outcomes[1].is_finished() && !summary.outcomes[2].is_finished(), "{summary:?}");
     assert_eq!(store.failure(&plan.stages[1].key), None, "an interruption is no failure");
 
-    let (summary, notes) = finish(&plan, &store, &mut InProcess::new(&store, &runner), &OPTIONS);
+    let (summary, notes) = finish(&plan, &store, &mut InProcess::new(&store, &runner), &options());
     assert!(summary.complete());
     assert!(!notes.contains(&"started data".to_owned()), "what was finished is not computed again");
 }
@@ -310,9 +315,7 @@ fn a_worker_waits_for_another_one_and_takes_its_result() {
             let emit = |line: Line| lines.lock().unwrap().push(line.message);
             let stop = AtomicBool::new(false);
             let never = |_: &[(StageSpec, Context<'_>)]| bail!("computed twice");
-            Worker { store: &store, threads: 1, emit: &emit, stop: &stop, run: &never }
-                .work(std::slice::from_ref(key))
-                .0
+            Worker::new(&store, &never, &emit, &stop, EVERY).work(std::slice::from_ref(key)).0
         });
         while lines.lock().unwrap().is_empty() {
             std::thread::yield_now();
@@ -334,11 +337,208 @@ fn a_stage_whose_input_is_missing_says_which_and_what_to_do() {
     let key = &plan.stages[1].key;
     store.write_spec(key, "train", &plan.spec(1)).unwrap();
     let stop = AtomicBool::new(false);
-    let worker = Worker { store: &store, threads: 1, emit: &|_| {}, stop: &stop, run: &runner };
+    let worker = Worker::new(&store, &runner, &|_| {}, &stop, EVERY);
     let (verdict, error) = worker.work(std::slice::from_ref(key));
     assert_eq!(verdict, Verdict::Failed);
     let error = error.unwrap().to_string();
     assert!(error.contains("`train` reads data") && error.contains("sweep run FILE"), "{error}");
+}
+
+/// Changes one bit of the result of `stage`, leaving its size.
+fn flip(store: &Store, plan: &Plan, stage: usize) {
+    let path = store.folder(&plan.stages[stage].key).join("result");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    files::write_atomic(path, bytes).unwrap();
+}
+
+/// Takes a stage out of the store.
+fn forget(store: &Store, plan: &Plan, stage: usize) {
+    fs::remove_dir_all(store.folder(&plan.stages[stage].key)).unwrap();
+}
+
+#[test]
+fn what_nothing_unfinished_reads_is_not_needed() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "model <- data", "a <- model", "b <- data"]);
+    finish(&plan, &store, &mut InProcess::new(&store, &runner), &options());
+    for stage in [1, 3] {
+        forget(&store, &plan, stage);
+    }
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
+    assert!(summary.complete());
+    assert_eq!(summary.outcomes[..3], [Outcome::Found, Outcome::Unneeded, Outcome::Found]);
+    assert!(summary.outcomes[3].is_computed(), "{summary:?}");
+    assert_eq!(executor.submitted.len(), 1);
+}
+
+#[test]
+fn damaged_and_missing_inputs_are_computed_again_in_the_same_run_and_nothing_else_is() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "model <- data", "map <- model", "train <- map data", "other <- model"]);
+    finish(&plan, &store, &mut InProcess::new(&store, &runner), &options());
+    forget(&store, &plan, 3);
+    flip(&store, &plan, 2); // the same size
+    forget(&store, &plan, 0);
+    let mut executor = InProcess::new(&store, &runner);
+    let (summary, notes) = finish(&plan, &store, &mut executor, &options());
+    assert!(summary.complete(), "{summary:?}");
+    let started: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix("started ")).collect();
+    assert_eq!(started, ["data", "train", "map", "train"]);
+    assert!(notes.contains(&"again map".to_owned()), "{notes:?}");
+    let quarantine = store.root().join("quarantine");
+    assert_eq!(fs::read_dir(quarantine).unwrap().count(), 1, "the damaged one is kept to look at");
+    assert_eq!(fs::read(store.folder(&plan.stages[2].key).join("result")).unwrap(), b"map");
+}
+
+#[test]
+fn a_disk_that_damages_everything_ends_in_a_failure() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "train <- data"]);
+    let damages = |stages: &[(StageSpec, Context<'_>)]| {
+        if stages[0].0.settings["name"] == "train" {
+            forget(&store, &plan, 0);
+            bail!("no such file");
+        }
+        runner(stages)
+    };
+    let (summary, _) = finish(&plan, &store, &mut InProcess::new(&store, &damages), &options());
+    let Outcome::Failed { message } = &summary.outcomes[1] else { panic!("{summary:?}") };
+    assert!(message.contains("`data` was damaged 3 times"), "{message}");
+}
+
+#[test]
+fn what_had_too_little_memory_is_tried_again_alone() {
+    let (_dir, store) = store();
+    let plan = plan(&["big", "a", "b", "child <- a"]);
+    let big = plan.stages[0].key.clone();
+    let tries = AtomicUsize::new(0);
+    let dies = |task: &Task| {
+        let out = task.keys[0] == big && tries.fetch_add(1, Ordering::SeqCst) == 0;
+        out.then(|| Exit::OutOfMemory("memory allocation of 9 bytes failed".to_owned()))
+    };
+    let mut executor = InProcess { dies: &dies, ..InProcess::new(&store, &runner) };
+    let (summary, notes) = finish(&plan, &store, &mut executor, &Options { workers: 2, ..options() });
+    assert!(summary.complete(), "{summary:?}");
+    let (last, threads) = executor.submitted.last().unwrap();
+    assert_eq!((last, *threads), (&vec![big.clone()], 4), "after all others, with all threads");
+    assert!(notes.iter().any(|n| n.starts_with("retried big: there was not enough memory")), "{notes:?}");
+
+    let always = |task: &Task| (task.keys[0] == big).then(|| Exit::OutOfMemory("9 bytes".to_owned()));
+    forget(&store, &plan, 0);
+    let mut executor = InProcess { dies: &always, ..InProcess::new(&store, &runner) };
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
+    assert!(
+        matches!(&summary.outcomes[0], Outcome::Failed { message } if message.contains("not enough memory"))
+    );
+    assert_eq!(store.failure_record(&big).unwrap().cause, Cause::OutOfMemory);
+}
+
+#[test]
+fn a_training_that_diverged_is_not_tried_again_unless_asked_for() {
+    let (_dir, store) = store();
+    let plan = plan(&["train", "evaluate <- train", "other"]);
+    let diverges = |stages: &[(StageSpec, Context<'_>)]| {
+        if stages[0].0.settings["name"] == "train" {
+            let loss = f64::NAN;
+            return Err(crate::stage::Diverged { step: 7, loss, setting: "train.lr", value: 1e9 }.into());
+        }
+        runner(stages)
+    };
+    let mut executor = InProcess::new(&store, &diverges);
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
+    assert!(matches!(&summary.outcomes[0], Outcome::Failed { message } if message.contains("at step 7")));
+    assert!(summary.outcomes[2].is_finished(), "the rest goes on");
+    assert_eq!(store.failure_record(&plan.stages[0].key).unwrap().cause, Cause::Diverged { step: 7 });
+
+    let mut executor = InProcess::new(&store, &diverges);
+    let (summary, _) = finish(&plan, &store, &mut executor, &options());
+    assert!(executor.submitted.is_empty(), "the same again would diverge again");
+    assert!(
+        matches!(&summary.outcomes[0], Outcome::Failed { message } if message.contains("--retry-diverged"))
+    );
+    assert_eq!(summary.outcomes[1], Outcome::Skipped { because: 0 });
+
+    let again = Options { retry_diverged: true, ..options() };
+    let (summary, _) = finish(&plan, &store, &mut InProcess::new(&store, &runner), &again);
+    assert!(summary.complete(), "{summary:?}");
+}
+
+#[test]
+fn a_full_disk_starts_nothing_more_and_leaves_nothing_half_written() {
+    let (_dir, store) = store();
+    let plan = plan(&["first", "second"]);
+    let full = |stages: &[(StageSpec, Context<'_>)]| {
+        files::write_atomic(stages[0].1.dir.join("half"), "of it")?;
+        Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into())
+    };
+    let (summary, _) = finish(&plan, &store, &mut InProcess::new(&store, &full), &options());
+    assert!(summary.disk_full);
+    let Outcome::Failed { message } = &summary.outcomes[0] else { panic!("{summary:?}") };
+    assert!(message.contains("free some space"), "{message}");
+    assert_eq!(summary.outcomes[1], Outcome::Waiting);
+    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_longest_way_to_the_end_goes_first_and_what_is_asked_for_before_it() {
+    let (_dir, store) = store();
+    let plan = plan(&["short", "long", "middle <- long", "end <- middle"]);
+    let started = |options: &Options| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (_, notes) = finish(&plan, &store, &mut InProcess::new(&store, &runner), options);
+        let names = notes.iter().filter_map(|note| note.strip_prefix("started ").map(str::to_owned));
+        names.collect::<Vec<_>>()
+    };
+    drop(store);
+    assert_eq!(
+        started(&options()),
+        ["long", "middle", "short", "end"],
+        "equal ones in the order of the plan"
+    );
+    let mut first = plan.clone();
+    first.stages[0].points = vec![1];
+    let options = Options { first: vec![false, true], ..options() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (_, notes) = finish(&first, &store, &mut InProcess::new(&store, &runner), &options);
+    assert_eq!(notes.iter().find(|note| note.starts_with("started")).unwrap(), "started short");
+}
+
+#[test]
+fn what_another_process_computes_is_left_to_it_while_there_is_other_work() {
+    let (_dir, store) = store();
+    let plan = plan(&["theirs", "ours", "child <- theirs"]);
+    let key = &plan.stages[0].key;
+    store.write_spec(key, "theirs", &plan.stages[0].spec).unwrap();
+    let lock = store.try_lock(key).unwrap().unwrap();
+    let lock = std::sync::Mutex::new(Some(lock));
+    // The other process ends once our own stage is done.
+    let ends = |stages: &[(StageSpec, Context<'_>)]| {
+        if stages[0].0.settings["name"] == "ours" {
+            let work = store.work(key)?;
+            work.commit(&store.spec(key)?, json!(null), Duration::from_secs(3), 1)?;
+            drop(lock.lock().unwrap().take());
+        }
+        assert!(stages[0].0.settings["name"] != "theirs", "computed twice");
+        Ok(vec![json!(null)])
+    };
+    let (summary, notes) = finish(&plan, &store, &mut InProcess::new(&store, &ends), &options());
+    assert_eq!(summary.outcomes[0], Outcome::Done { seconds: 3.0, shared: true });
+    assert!(summary.complete() && summary.outcomes[0].is_found());
+    assert!(notes.contains(&"waiting theirs".to_owned()), "{notes:?}");
+}
+
+#[test]
+fn stages_run_in_threads_of_this_process_too() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "a <- data", "b <- data", "panics <- data", "c <- a b"]);
+    let mut executor = Inline::new(store.clone(), Arc::new(runner), EVERY);
+    let (summary, _) = finish(&plan, &store, &mut executor, &Options { workers: 2, ..options() });
+    let finished: Vec<_> = summary.outcomes.iter().map(Outcome::is_finished).collect();
+    assert_eq!(finished, [true, true, true, false, true]);
 }
 
 #[test]
@@ -349,7 +549,8 @@ fn lines_have_a_stable_form() {
         Message::Stage(event),
         Message::Stage(Event::Note { text: "resumed".into() }),
         Message::Life(Life::Started),
-        Message::Life(Life::Failed { message: "NaN".into() }),
+        Message::Life(Life::Failed { message: "NaN".into(), cause: Cause::Diverged { step: 7 } }),
+        Message::Life(Life::Missing { parents: vec![key.clone()], message: "torn".into() }),
         Message::Life(Life::Finished { seconds: 1.5, shared: true }),
     ] {
         let line = Line { key: key.clone(), message };
@@ -370,15 +571,32 @@ mod local {
     fn processes_are_heard_their_words_logged_and_their_death_noticed() {
         let (_dir, store) = store();
         let plan = plan(&["finish", "die"]);
-        let mut local = Local::new(WORKER, store.clone());
-        let (summary, notes) = finish(&plan, &store, &mut local, &Options { workers: 2, ..OPTIONS });
+        let mut local = Local::new(WORKER, store.clone(), EVERY);
+        let (summary, notes) = finish(&plan, &store, &mut local, &Options { workers: 2, ..options() });
         assert_eq!(summary.outcomes[0], Outcome::Done { seconds: 1.5, shared: false });
         let Outcome::Failed { message } = &summary.outcomes[1] else { panic!("{summary:?}") };
         assert!(message.contains("signal 9"), "{message}");
         assert!(notes.contains(&"finish at 1".to_owned()), "{notes:?}");
         assert!(notes.iter().any(|note| note.starts_with("retried die")), "{notes:?}");
+        drop(local);
         let log = fs::read_to_string(store.log_path(&plan.stages[0].key)).unwrap();
         assert_eq!(log, "a word for the log\n");
+    }
+
+    #[test]
+    fn a_process_is_used_again_after_short_work_and_an_allocation_that_fails_is_told() {
+        let (_dir, store) = store();
+        let plan = plan(&["finish", "finish/2", "memory"]);
+        let mut local = Local::new(WORKER, store.clone(), EVERY);
+        let (summary, notes) = finish(&plan, &store, &mut local, &options());
+        let processes = |i: usize| fs::read_to_string(store.log_path(&plan.stages[i].key)).unwrap();
+        assert_eq!(processes(0), "a word for the log\n");
+        assert!(summary.outcomes[1].is_finished(), "{summary:?}");
+        let Outcome::Failed { message } = &summary.outcomes[2] else { panic!("{summary:?}") };
+        assert!(message.contains("not enough memory: memory allocation of 9 bytes"), "{message}");
+        assert!(notes.iter().any(|note| note.starts_with("retried memory")), "{notes:?}");
+        let starts = fs::read_to_string(store.root().join("starts")).unwrap().lines().count();
+        assert_eq!(starts, 2, "one for the three stages, one after the death");
     }
 
     /// Asks to stop once both run, and again when the first has stopped.
@@ -401,8 +619,8 @@ mod local {
         let (_dir, store) = store();
         let plan = plan(&["wait", "deaf"]);
         let stop = Stop::default();
-        let mut local = Local::new(WORKER, store.clone());
-        let options = Options { workers: 2, ..OPTIONS };
+        let mut local = Local::new(WORKER, store.clone(), EVERY);
+        let options = Options { workers: 2, ..options() };
         let summary = run(&plan, &store, &mut local, &mut Impatient(&stop, 0), &options, &stop).unwrap();
         assert_eq!(summary.outcomes, [Outcome::Interrupted, Outcome::Interrupted]);
     }
@@ -410,8 +628,8 @@ mod local {
     #[test]
     fn a_program_that_is_absent_fails_the_stage() {
         let (_dir, store) = store();
-        let mut local = Local::new("/nowhere/sweep", store.clone());
-        let (summary, _) = finish(&plan(&["finish"]), &store, &mut local, &OPTIONS);
+        let mut local = Local::new("/nowhere/sweep", store.clone(), EVERY);
+        let (summary, _) = finish(&plan(&["finish"]), &store, &mut local, &options());
         let [Outcome::Failed { message }] = &summary.outcomes[..] else { panic!("{summary:?}") };
         assert!(message.contains("/nowhere/sweep"), "{message}");
     }

@@ -1,38 +1,46 @@
 //! The process of a stage, or of the stages of one group: locks, inputs, the computation, its publication.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Life, Line, Message};
+use super::{Device, Life, Line, Message};
 use crate::stage::event::Event;
-use crate::stage::{Context, Interrupted, StageSpec};
+use crate::stage::{Context, Diverged, Interrupted, StageSpec};
 use crate::store::files;
 use crate::store::key::Key;
-use crate::store::{Lock, Store, StoredSpec, Work};
+use crate::store::{Cause, Lock, Store, StoredSpec, Work};
 
 /// How often a worker looks whether a lock was given back.
-const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 /// The least time between two progress lines of one stage.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// The least time between two notes of the seconds worked, which is what a kill can lose of them.
 const TIME_EVERY: Duration = Duration::from_secs(5);
+/// Stack of a thread that computes stages, as large as that of a program's first thread.
+pub(super) const STACK: usize = 8 << 20;
 
 /// What computes stages: [`crate::stage::run`], and something simpler in tests.
-pub type Runner<'r> = dyn Fn(&[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> + 'r;
+pub type Runner<'r> = dyn Fn(&[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> + Send + Sync + 'r;
 
 /// How a worker ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// All of its stages are in the store.
     Done,
-    /// Some failed; the lines said why.
+    /// Some are not; the lines said why.
     Failed,
     /// It was asked to stop and did.
     Interrupted,
@@ -41,15 +49,19 @@ pub enum Verdict {
 /// Computes stages for an engine, or for a person who runs `sweep stage KEY`.
 pub struct Worker<'a> {
     /// Where the stages are described, and published.
-    pub store: &'a Store,
-    /// CPU threads; written down, not enforced here.
-    pub threads: usize,
-    /// Takes what there is to say.
-    pub emit: &'a dyn Fn(Line),
-    /// Set when the work shall be saved and left.
-    pub stop: &'a AtomicBool,
+    store: &'a Store,
     /// The computation.
-    pub run: &'a Runner<'a>,
+    run: &'a Runner<'a>,
+    /// Takes what there is to say.
+    emit: &'a dyn Fn(Line),
+    /// Set when the work shall be saved and left.
+    stop: &'a AtomicBool,
+    checkpoint_every: Duration,
+    /// CPU threads; written down, not enforced here.
+    threads: Cell<usize>,
+    device: Cell<Device>,
+    /// Inputs whose content was compared with what was published.
+    verified: RefCell<BTreeSet<Key>>,
 }
 
 /// A stage in this worker.
@@ -60,7 +72,35 @@ struct Job<'a> {
     _lock: Lock,
 }
 
-impl Worker<'_> {
+/// Inputs are absent, or were damaged and put aside.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Missing {
+    parents: Vec<Key>,
+    message: String,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker that computes the stages of `store` with `run`, tells `emit` what happens, stops at `stop`, and saves its
+    /// work every `checkpoint_every`.
+    pub fn new(
+        store: &'a Store,
+        run: &'a Runner<'a>,
+        emit: &'a dyn Fn(Line),
+        stop: &'a AtomicBool,
+        checkpoint_every: Duration,
+    ) -> Self {
+        let (threads, device) = (Cell::new(1), Cell::new(Device::Cpu));
+        Self { store, run, emit, stop, checkpoint_every, threads, device, verified: RefCell::default() }
+    }
+
+    /// With `threads` CPU threads, on `device`.
+    pub fn on(&self, threads: usize, device: Device) -> &Self {
+        self.threads.set(threads);
+        self.device.set(device);
+        self
+    }
+
     /// Computes and publishes `keys`. What goes wrong is said through `emit`, once for each stage that it concerns, and
     /// returned.
     pub fn work(&self, keys: &[Key]) -> (Verdict, Option<anyhow::Error>) {
@@ -73,8 +113,16 @@ impl Worker<'_> {
                 (Verdict::Interrupted, None)
             }
             Err(error) => {
-                let message = one_line(&error);
-                unfinished.for_each(|key| self.say(key, Life::Failed { message: message.clone() }));
+                let life = match error.downcast_ref::<Missing>() {
+                    Some(Missing { parents, message }) => {
+                        Life::Missing { parents: parents.clone(), message: message.clone() }
+                    }
+                    None => Life::Failed { message: message_of(&error), cause: cause_of(&error) },
+                };
+                for key in unfinished {
+                    self.log(key, &format!("failed: {}", message_of(&error)));
+                    self.say(key, life.clone());
+                }
                 (Verdict::Failed, Some(error))
             }
         }
@@ -90,10 +138,23 @@ impl Worker<'_> {
             return Ok(()); // other processes did it all
         }
         let begun = Instant::now();
-        let summaries = self.compute(&jobs, begun)?;
+        let result = self.compute(&jobs, begun).and_then(|summaries| self.publish(&jobs, summaries, begun));
+        if let Err(error) = &result {
+            // What a failure leaves is of use for going on from a checkpoint, or of none.
+            let diverged = error.is::<Diverged>();
+            for job in jobs.iter().filter(|job| self.store.object(&job.key).is_none()) {
+                let left = if diverged { job.work.discard() } else { job.work.leave() };
+                drop(left); // the first error is the one to report
+            }
+        }
+        result
+    }
+
+    fn publish(&self, jobs: &[Job<'_>], summaries: Vec<Value>, begun: Instant) -> Result<()> {
         let share = begun.elapsed().div_f64(jobs.len() as f64);
-        for (job, summary) in jobs.into_iter().zip(summaries) {
-            let meta = job.work.commit(&job.stored, summary, share, self.threads)?;
+        for (job, summary) in jobs.iter().zip(summaries) {
+            let meta = job.work.commit(&job.stored, summary, share, self.threads.get())?;
+            self.log(&job.key, &format!("finished after {:.3} s of work in all", meta.seconds));
             self.say(&job.key, Life::Finished { seconds: meta.seconds, shared: false });
         }
         Ok(())
@@ -141,11 +202,16 @@ impl Worker<'_> {
         let emits: Vec<_> = jobs.iter().map(|job| self.listener(job, begun, share)).collect();
         let mut stages = Vec::with_capacity(jobs.len());
         for (job, emit) in jobs.iter().zip(&emits) {
-            let inputs = self.inputs(&job.stored)?;
-            let context = Context { dir: job.work.dir().to_owned(), inputs, emit, stop: self.stop };
+            let (dir, inputs) = (job.work.dir().to_owned(), self.inputs(&job.stored)?);
+            let context =
+                Context { dir, inputs, emit, stop: self.stop, checkpoint_every: self.checkpoint_every };
             stages.push((job.stored.spec.clone(), context));
         }
         for job in jobs {
+            let (threads, device) = (self.threads.get(), self.device.get());
+            let process = std::process::id();
+            let text = format!("{}: process {process} starts, {threads} threads, {device}", job.stored.label);
+            self.log(&job.key, &text);
             self.say(&job.key, Life::Started);
         }
         let run = catch_unwind(AssertUnwindSafe(|| (self.run)(&stages)));
@@ -179,24 +245,51 @@ impl Worker<'_> {
                 }
                 told.set(Some(now));
             }
+            if let Event::Note { text } = &event {
+                self.log(&job.key, text);
+            }
             (self.emit)(Line { key: job.key.clone(), message: Message::Stage(event) });
         }
     }
 
-    fn inputs(&self, stored: &StoredSpec) -> Result<Vec<(String, std::path::PathBuf)>> {
-        let found = stored.spec.parents.iter().map(|parent| {
-            let object = self.store.object(&parent.key).with_context(|| {
-                format!(
-                    "`{}` reads {} ({}), which is not in the store {}: run its sweep file again with `sweep run FILE`",
-                    stored.label,
-                    parent.role,
-                    parent.key,
-                    self.store.root().display()
-                )
-            })?;
-            Ok((parent.role.clone(), object))
+    /// The folders of the parents, the content of each compared with what was published: once in the life of a worker.
+    /// What is damaged is put into quarantine, so that whoever plans computes it again.
+    fn inputs(&self, stored: &StoredSpec) -> Result<Vec<(String, PathBuf)>> {
+        let parents = &stored.spec.parents;
+        let known = self.verified.borrow().clone();
+        let looked = parents.par_iter().map(|parent| {
+            if known.contains(&parent.key) && self.store.object(&parent.key).is_some() {
+                return Ok(None);
+            }
+            Ok(self.store.verify(&parent.key, |_| true)?.err())
         });
-        found.collect()
+        let store = self.store;
+        let looked: Vec<Option<crate::store::Damage>> = looked.collect::<Result<_>>()?;
+        let mut missing = Missing { parents: Vec::new(), message: String::new() };
+        let mut inputs = Vec::with_capacity(parents.len());
+        for (parent, damage) in parents.iter().zip(looked) {
+            let Some(damage) = damage else {
+                self.verified.borrow_mut().insert(parent.key.clone());
+                inputs.push((parent.role.clone(), store.folder(&parent.key)));
+                continue;
+            };
+            store.quarantine(&parent.key)?;
+            missing.parents.push(parent.key.clone());
+            missing.message = format!(
+                "`{}` reads {} ({}) in the store {}: {damage}; `sweep run FILE` computes it again",
+                stored.label,
+                parent.role,
+                parent.key,
+                store.root().display()
+            );
+        }
+        if missing.parents.is_empty() { Ok(inputs) } else { Err(missing.into()) }
+    }
+
+    /// Appends a line to the log of the stage `key`. A log that cannot be written must not stop the work.
+    fn log(&self, key: &Key, text: &str) {
+        let log = std::fs::File::options().create(true).append(true).open(self.store.log_path(key));
+        let _ = log.and_then(|mut log| io::Write::write_all(&mut log, format!("{text}\n").as_bytes()));
     }
 
     fn say(&self, key: &Key, life: Life) {
@@ -204,14 +297,41 @@ impl Worker<'_> {
     }
 }
 
-/// An error with all its causes and, where the file system has one to offer, the remedy.
-fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}").replace('\n', "; ");
-    let remedy = error.chain().find_map(|cause| files::remedy(cause.downcast_ref::<std::io::Error>()?));
-    match remedy {
+/// An error with all its causes, a line each, and, where the file system has one to offer, the remedy.
+fn message_of(error: &anyhow::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some errors repeat their cause.
+        if texts.last().is_none_or(|last| !last.contains(&cause)) {
+            texts.push(cause);
+        }
+    }
+    let text = texts.join(": ");
+    match io_errors(error).find_map(files::remedy) {
         Some(remedy) if !text.contains(remedy) => format!("{text}; {remedy}"),
         _ => text,
     }
+}
+
+/// What sort of failure an error is.
+pub(super) fn cause_of(error: &anyhow::Error) -> Cause {
+    if let Some(Diverged { step, .. }) = error.downcast_ref::<Diverged>() {
+        return Cause::Diverged { step: *step };
+    }
+    let text = format!("{error:#}");
+    let full = |error: &io::Error| files::is_full(error.kind());
+    if io_errors(error).any(full) || files::FULL.iter().any(|words| text.contains(words)) {
+        Cause::DiskFull
+    } else if text.contains("out of memory") || text.contains("OUT_OF_MEMORY") {
+        Cause::OutOfMemory
+    } else {
+        Cause::Error
+    }
+}
+
+/// The errors of the file system in the chain of `error`.
+fn io_errors(error: &anyhow::Error) -> impl Iterator<Item = &io::Error> {
+    error.chain().filter_map(|cause| cause.downcast_ref())
 }
 
 /// What a panic said.

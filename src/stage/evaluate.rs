@@ -1,5 +1,7 @@
 //! Evaluates a trained network on native-size volumes, case by case and class by class.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,7 +14,7 @@ use crate::metrics::{CaseMetrics, case_metrics};
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::spec::stages::EvaluateStage;
 use crate::store::files;
-use crate::train::Monitor as _;
+use crate::train::{Checkpoints, Monitor as _};
 use crate::train::features::MODEL;
 use crate::train::method::{BEST, LAST};
 use crate::train::predict::Predictor;
@@ -28,6 +30,34 @@ struct Line<'a> {
     class: &'a str,
     #[serde(flatten)]
     metrics: CaseMetrics,
+}
+
+/// The checkpoint.
+const DONE: &str = "checkpoint.cases.json";
+
+/// The cases that are done.
+#[derive(Default, Serialize, Deserialize)]
+struct Done {
+    cases: usize,
+    /// Sum of the Dice of all classes.
+    dice: f64,
+    /// What [`CASES`] will hold.
+    lines: String,
+}
+
+impl Done {
+    /// What an earlier try saved; nothing where it saved nothing, or what it saved was damaged.
+    fn load(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let (hash, rest) = text.split_once('\n').unwrap_or_default();
+        let whole = blake3::hash(rest.as_bytes()).to_hex().as_str() == hash;
+        whole.then(|| serde_json::from_str(rest).ok()).flatten().unwrap_or_default()
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string(self)?;
+        files::write_atomic(path, format!("{}\n{text}", blake3::hash(text.as_bytes()).to_hex()))
+    }
 }
 
 /// Runs the stage.
@@ -54,11 +84,16 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
         EvaluateSplit::Test => Split::Test,
     };
     let total = data.cases().iter().filter(|case| case.split == split).count();
-    let mut lines = Vec::new();
-    let mut dice = 0.0;
+    let path = context.dir.join(DONE);
+    let mut done = Done::load(&path);
+    if done.cases > 0 {
+        context.note(format!("continues from case {}", done.cases));
+    }
+    let mut checkpoints = Checkpoints::new(context);
     let cases = data.cases().iter().enumerate().filter(|(_, case)| case.split == split);
-    for (done, (index, case)) in cases.enumerate() {
+    for (index, case) in cases.skip(done.cases) {
         if context.stopped() {
+            done.save(&path)?;
             return Err(Interrupted.into());
         }
         let labels = predictor.volume(data.image(index), case.shape)?;
@@ -66,15 +101,18 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
             let unit = [1.0; 3];
             let metrics =
                 case_metrics(&labels, data.label(index), case.shape, class as u8, unit, evaluate.empty);
-            dice += metrics.dice;
+            done.dice += metrics.dice;
             let line =
                 Line { case: &case.name, patient: &case.patient, class: data.classes()[class], metrics };
-            serde_json::to_writer(&mut lines, &line)?;
-            lines.push(b'\n');
+            done.lines.push_str(&serde_json::to_string(&line)?);
+            done.lines.push('\n');
         }
-        context.units(done + 1, total, "case");
+        done.cases += 1;
+        context.units(done.cases, total, "case");
+        checkpoints.when_due(|| done.save(&path))?;
     }
-    files::write_atomic(context.dir.join(CASES), &lines)?;
+    files::write_unsynced(&context.dir.join(CASES), done.lines.as_bytes())?;
+    let dice = done.dice;
     let mean = dice / (total * (CLASSES - 1)).max(1) as f64;
     Ok(json!({ "cases": total, "dice": mean, "split": evaluate.split }))
 }

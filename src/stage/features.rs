@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Context, Interrupted, StageSpec, settings};
 use crate::data::{Dataset, Geometry};
 use crate::spec::stages::FeaturesSettings;
-use crate::train::Monitor as _;
+use crate::train::{Checkpoints, Monitor as _};
 use crate::train::feature_cache::{Header, Writer};
 use crate::train::features::DiffusionModel;
 
@@ -37,8 +37,17 @@ pub(super) fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
         let header = Header { slices: slices.len(), channels: shape.channels, side: shape.side };
         writers.push(Writer::create(&context.dir, header)?);
     }
-    for (i, batch) in slices.chunks(BATCH).enumerate() {
+    // The group may have other members than when it was stopped: it goes on where the shortest is, at a whole batch, so
+    // that every pass sees the slices that it would have seen.
+    let start = writers.iter().map(Writer::rows).min().unwrap_or(0) / BATCH * BATCH;
+    writers.iter_mut().try_for_each(|writer| writer.keep(start))?;
+    if start > 0 {
+        jobs.iter().for_each(|(_, context)| context.note(format!("continues from slice {start}")));
+    }
+    let mut checkpoints = Checkpoints::new(context);
+    for (i, batch) in slices.chunks(BATCH).enumerate().skip(start / BATCH) {
         if context.stopped() {
+            writers.iter_mut().try_for_each(Writer::save)?;
             return Err(Interrupted.into());
         }
         let pixels: Vec<Vec<f32>> = batch
@@ -54,6 +63,7 @@ pub(super) fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
             writer.push(&maps).context("write the feature maps")?;
         }
         context.units((i * BATCH + batch.len()).min(slices.len()), slices.len(), "slice");
+        checkpoints.when_due(|| writers.iter_mut().try_for_each(Writer::save))?;
     }
     writers.into_iter().try_for_each(Writer::finish)?;
     Ok(jobs.iter().map(|_| json!({ "slices": slices.len() })).collect())

@@ -10,6 +10,7 @@ mod train;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::de::DeserializeOwned;
@@ -19,6 +20,8 @@ use serde_json::Value;
 use crate::store::key::Key;
 use crate::train::{Monitor, Outcome, Progress};
 use event::Event;
+
+pub use crate::train::Diverged;
 
 /// The kinds of stages, in the order in which data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +91,8 @@ pub struct Context<'a> {
     pub emit: &'a dyn Fn(Event),
     /// Set when the stage shall save a checkpoint and return [`Interrupted`].
     pub stop: &'a AtomicBool,
+    /// Time between two checkpoints of long work.
+    pub checkpoint_every: Duration,
 }
 
 /// The error of a stage that was asked to stop and did, its checkpoint saved.
@@ -131,6 +136,10 @@ impl Monitor for Context<'_> {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn checkpoint_every(&self) -> Duration {
+        self.checkpoint_every
     }
 }
 

@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{Context, StageSpec, settings};
+use super::{Context, Interrupted, StageSpec, settings};
 use crate::data::{self, Dataset};
 use crate::spec::stages::{PrepareLocal, PrepareSettings};
+use crate::train::Monitor as _;
 
 /// Runs the stage.
 pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
@@ -14,7 +15,10 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
         serde_json::from_value(spec.local.clone()).context("the stage names no data folder")?;
     let settings = settings.data(local.root);
     let unit = "volume";
-    let dataset = data::prepare(&settings, &|done, total| context.units(done, total, unit))?;
+    let dataset = data::prepare(&settings, &|done, total| {
+        context.units(done, total, unit);
+        if context.stopped() { Err(Interrupted.into()) } else { Ok(()) }
+    })?;
     dataset.save(&context.dir)?;
     Ok(summary(&dataset))
 }

@@ -62,7 +62,7 @@ impl<'a> Work<'a> {
     /// Publishes the work: checkpoints go, every file and folder is synced, the metadata is written last, and one rename
     /// makes it an object. Until that rename it is no object, and after it, it is a whole one.
     pub fn commit(
-        self,
+        &self,
         stored: &StoredSpec,
         summary: Value,
         elapsed: Duration,

@@ -83,10 +83,18 @@ pub(crate) fn explain(error: &io::Error, doing: &str, path: &Path) -> anyhow::Er
     }
 }
 
+/// The words of the system for a disk, a quota or a limit that is full.
+pub(crate) const FULL: [&str; 3] = ["No space left on device", "quota exceeded", "File too large"];
+
+/// Whether an error means that there is no space.
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
 /// What a person can do about an error of the file system.
 pub(crate) fn remedy(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+        kind if is_full(kind) => {
             Some("free some space and run the same command again: nothing that is finished is lost")
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -23,6 +23,15 @@ impl Lock {
         matches!(looked, Ok(Err(TryLockError::WouldBlock)))
     }
 
+    /// The process that holds the lock at `path`, where one does and its number can be read.
+    pub(super) fn holder_of(path: &Path) -> Option<u32> {
+        let mut file = File::open(path).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => holder(&mut file),
+            _ => None,
+        }
+    }
+
     /// Takes the lock at `path`, or says who holds it: the number of the process, where it could be read.
     pub(super) fn try_take(path: &Path) -> Result<Result<Self, Option<u32>>> {
         loop {

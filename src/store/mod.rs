@@ -146,6 +146,11 @@ impl Store {
         self.meta(key).map(|_| self.object_path(key))
     }
 
+    /// Where the finished stage `key` lies, if it is finished.
+    pub fn folder(&self, key: &Key) -> PathBuf {
+        self.object_path(key)
+    }
+
     /// What is known of the finished stage `key`; none where [`Self::object`] is none.
     pub fn meta(&self, key: &Key) -> Option<Meta> {
         read_meta(&self.object_path(key)).filter(|meta| meta.key == *key)
@@ -199,6 +204,11 @@ impl Store {
     /// Whether a process is computing `key`.
     pub fn is_computed(&self, key: &Key) -> bool {
         Lock::is_held(&self.lock_path(key))
+    }
+
+    /// The process that computes `key`, where one does and its number could be read.
+    pub fn holder(&self, key: &Key) -> Option<u32> {
+        Lock::holder_of(&self.lock_path(key))
     }
 
     /// The work folder of `key`, created where it is absent; what an earlier try left is still in it.

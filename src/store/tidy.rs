@@ -59,7 +59,7 @@ impl Store {
                 remove(&entry.path())?;
             }
             remove_partials(&self.root)?;
-            for name in ["specs", "failures", "logs"] {
+            for name in ["specs", "failures", "logs", "sweeps"] {
                 remove_partials(&self.root.join(name))?;
             }
             for entry in entries(&self.root.join("tmp"))? {

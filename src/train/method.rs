@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::features::{DiffusionModel, FeatureSource};
 use super::sampler::Sampler;
-use super::{Checkpoints, Monitor, Outcome, Progress, Row, checkpoint, json_lines, predict};
+use super::{
+    Checkpoints, Diverged, Monitor, Outcome, Progress, Row, Stopped, checkpoint, json_lines, predict,
+};
 use crate::data::{Dataset, Split};
 use crate::methods::{self, Losses, Method, scalar};
 use crate::ops::{Mode, Sgd, Tape, poly_lr};
@@ -92,27 +94,19 @@ pub fn train(
     let sampler = Sampler::new(data, settings, patients, features)?;
     let mut run = Run::start(settings, method, dir, monitor)?;
     let total = settings.train.iterations;
-    let mut checkpoints = Checkpoints::new();
-    while run.state.step < total {
-        if monitor.stopped() {
+    let mut checkpoints = Checkpoints::new(monitor);
+    loop {
+        if run.row_is_due() && !run.row(data, at_test, dir, monitor)? || monitor.stopped() {
             run.save(dir)?;
             return Ok(Outcome::Stopped);
         }
-        let (loss, lr) = run.step(&sampler)?;
-        let step = run.state.step;
-        let validates = step.is_multiple_of(settings.train.validate_every) || step == total;
-        if validates || step.is_multiple_of(ROW_EVERY) {
-            let mut row = run.state.sums.take(step, lr);
-            if validates {
-                run.validate(data, at_test, dir, &mut row)?;
-            }
-            run.state.history.push(row);
+        if run.state.step == total {
+            break;
         }
+        let loss = run.step(&sampler)?;
         let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
-        monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note });
-        if step < total {
-            checkpoints.when_due(|| run.save(dir))?;
-        }
+        monitor.progress(Progress { done: run.state.step, total, unit: "step", loss: Some(loss), note });
+        checkpoints.when_due(|| run.save(dir))?;
     }
     run.finish(dir)
 }
@@ -135,7 +129,7 @@ impl<'a> Run<'a> {
         let optimiser = Sgd::new(settings.train.momentum, settings.train.weight_decay);
         let state = State { step: 0, history: Vec::new(), best: None, sums: Sums::default() };
         let mut run = Self { settings, method, optimiser, state };
-        if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE))? {
+        if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE), monitor)? {
             run.state = state;
             run.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
             run.method.params().load(&tensors).context("restore the checkpoint")?;
@@ -144,42 +138,74 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// One step; its loss and learning rate.
-    fn step(&mut self, sampler: &Sampler) -> Result<(f64, f64)> {
+    /// One step; its loss.
+    fn step(&mut self, sampler: &Sampler) -> Result<f64> {
         let Settings { train, seed, .. } = self.settings;
         let step = self.state.step;
         let batch = sampler.batch(step)?;
         let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
         let losses = self.method.loss(&tape, &batch)?;
         let total = scalar(&losses.total)?;
-        ensure!(
-            total.is_finite(),
-            "the loss is {total} at step {step}: the training has diverged; lower train.lr (now {})",
-            train.lr
-        );
+        ensure!(total.is_finite(), Diverged { step, loss: total, setting: "train.lr", value: train.lr });
         let gradients = tape.backward(&losses.total)?;
-        let lr = poly_lr(train.lr, step, train.iterations, train.poly);
+        let lr = self.lr(step);
         self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
         self.state.sums.add(total, &losses);
         self.state.step += 1;
-        Ok((total, lr))
+        Ok(total)
     }
 
-    fn validate(
+    /// The learning rate of step `step`.
+    fn lr(&self, step: usize) -> f64 {
+        let train = &self.settings.train;
+        poly_lr(train.lr, step, train.iterations, train.poly)
+    }
+
+    fn validates(&self) -> bool {
+        let (step, train) = (self.state.step, &self.settings.train);
+        step.is_multiple_of(train.validate_every) || step == train.iterations
+    }
+
+    /// Whether the steps done end a row of the curve that is not written yet; also after a stop between the two.
+    fn row_is_due(&self) -> bool {
+        self.state.sums.steps > 0 && (self.validates() || self.state.step.is_multiple_of(ROW_EVERY))
+    }
+
+    /// Writes the row, and validates where that is due. False where a stop was asked for meanwhile: then the row is still
+    /// due.
+    fn row(
         &mut self,
         data: &Dataset,
         features: Option<&DiffusionModel>,
         dir: &Path,
-        row: &mut Row,
-    ) -> Result<()> {
-        let predictor = predict::Predictor { method: &*self.method, size: self.settings.size, features };
-        let dice = predict::mean_dice(&predictor, data, Split::Val)?;
-        row.insert("val_dice".into(), dice.into());
-        if self.state.best.is_none_or(|best| dice > best.dice) {
-            self.state.best = Some(Best { step: self.state.step, dice });
-            files::write_atomic(dir.join(BEST), self.method.params().encode()?)?;
+        monitor: &dyn Monitor,
+    ) -> Result<bool> {
+        let step = self.state.step;
+        let dice = match self.validates().then(|| self.validate(data, features, monitor)).transpose() {
+            Err(error) if error.is::<Stopped>() => return Ok(false),
+            dice => dice?,
+        };
+        let mut row = self.state.sums.take(step, self.lr(step - 1));
+        if let Some(dice) = dice {
+            row.insert("val_dice".into(), dice.into());
+            if self.state.best.is_none_or(|best| dice > best.dice) {
+                self.state.best = Some(Best { step, dice });
+                files::write_atomic(dir.join(BEST), self.method.params().encode()?)?;
+            }
         }
-        Ok(())
+        self.state.history.push(row);
+        Ok(true)
+    }
+
+    /// The mean Dice of the validation split.
+    fn validate(
+        &self,
+        data: &Dataset,
+        features: Option<&DiffusionModel>,
+        monitor: &dyn Monitor,
+    ) -> Result<f64> {
+        let predictor = predict::Predictor { method: &*self.method, size: self.settings.size, features };
+        predict::mean_dice(&predictor, data, Split::Val, monitor)
     }
 
     fn save(&self, dir: &Path) -> Result<()> {

@@ -23,7 +23,30 @@ pub trait Monitor {
     fn note(&self, text: String);
     /// Whether the work shall save a checkpoint and stop.
     fn stopped(&self) -> bool;
+    /// Time between two checkpoints, at least.
+    fn checkpoint_every(&self) -> Duration {
+        CHECKPOINT_EVERY
+    }
 }
+
+/// The error of a training whose loss is no number. The same training diverges at the same step each time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("diverged: the loss is {loss} at step {step}; lower {setting} (now {value})")]
+pub struct Diverged {
+    /// The step, counted from 0.
+    pub step: usize,
+    /// The loss: NaN or an infinity.
+    pub loss: f64,
+    /// The learning rate's name in a sweep file.
+    pub setting: &'static str,
+    /// The learning rate.
+    pub value: f64,
+}
+
+/// The error of work that was stopped in the middle of a part that leaves nothing behind.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("stopped")]
+pub struct Stopped;
 
 /// How far the work is.
 #[derive(Clone, Debug)]
@@ -52,22 +75,28 @@ pub enum Outcome {
 /// One row of a training curve.
 pub type Row = Map<String, Value>;
 
-/// Time between two checkpoints, at least.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+/// Time between two checkpoints, unless the run says otherwise.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
-/// Saves checkpoints by time: every [`CHECKPOINT_EVERY`], less often where saving itself takes long.
-struct Checkpoints {
+/// Saves checkpoints by time: as often as is asked for, less often where saving itself takes long.
+pub struct Checkpoints {
     last: Instant,
+    wanted: Duration,
     every: Duration,
 }
 
 impl Checkpoints {
-    fn new() -> Self {
-        Self { last: Instant::now(), every: CHECKPOINT_EVERY }
+    /// As often as `monitor` wants, from now on.
+    pub fn new(monitor: &dyn Monitor) -> Self {
+        let wanted = monitor.checkpoint_every();
+        Self { last: Instant::now(), wanted, every: wanted }
     }
 
     /// Calls `save` if a checkpoint is due.
-    fn when_due(&mut self, save: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Those of `save`.
+    pub fn when_due(&mut self, save: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         if self.last.elapsed() < self.every {
             return Ok(());
         }
@@ -75,7 +104,7 @@ impl Checkpoints {
         save()?;
         self.last = Instant::now();
         // At most a twentieth of the time goes into saving: a large model's checkpoint is gigabytes.
-        self.every = CHECKPOINT_EVERY.max(20 * start.elapsed());
+        self.every = self.wanted.max(20 * start.elapsed());
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::features::DiffusionModel;
+use super::{Monitor, Stopped};
 use crate::data::{Dataset, Split, zoom_nearest};
 use crate::methods::batch::View;
 use crate::methods::{CLASSES, Method};
@@ -65,10 +66,16 @@ fn argmax(probabilities: &Tensor) -> Result<Vec<u8>> {
 }
 
 /// Mean Dice over the foreground classes and the volumes of `split`, in 0–1; a class that is missed counts 0.
-pub fn mean_dice(predictor: &Predictor, data: &Dataset, split: Split) -> Result<f64> {
+///
+/// # Errors
+/// [`Stopped`] where `monitor` asks for it, between two volumes.
+pub fn mean_dice(predictor: &Predictor, data: &Dataset, split: Split, monitor: &dyn Monitor) -> Result<f64> {
     let mut sum = 0.0;
     let mut count = 0;
     for (index, case) in data.cases().iter().enumerate().filter(|(_, case)| case.split == split) {
+        if monitor.stopped() {
+            return Err(Stopped.into());
+        }
         let labels = predictor.volume(data.image(index), case.shape)?;
         for class in 1..CLASSES as u8 {
             sum += metrics::dice(&labels, data.label(index), class);

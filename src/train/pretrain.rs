@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Checkpoints, Monitor, Outcome, Progress, Row, checkpoint, json_lines};
+use super::{Checkpoints, Diverged, Monitor, Outcome, Progress, Row, checkpoint, json_lines};
 use crate::data::{Dataset, Geometry};
 use crate::diffusion::sample::{Picture, Sampling, ddim, grid};
 use crate::diffusion::schedule::{STEPS, Schedule, draw, training_loss};
@@ -68,7 +68,7 @@ pub fn pretrain(
 ) -> Result<Outcome> {
     let mut run = Run::start(settings, dir, monitor)?;
     let total = settings.diffusion.iterations;
-    let mut checkpoints = Checkpoints::new();
+    let mut checkpoints = Checkpoints::new(monitor);
     while run.state.step < total {
         if monitor.stopped() {
             run.save(dir)?;
@@ -109,7 +109,7 @@ impl<'a> Run<'a> {
         let optimiser = AdamW::new(0.9, 0.999, 1e-8, 0.0);
         let schedule = Schedule::default();
         let mut run = Self { settings, net, params, average, optimiser, schedule, state };
-        if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE))? {
+        if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE), monitor)? {
             run.state = state;
             run.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
             let average: BTreeMap<_, _> = checkpoint::take(&mut tensors, "ema/");
@@ -129,10 +129,7 @@ impl<'a> Run<'a> {
         let tape = Tape::new(Mode::Train, stream_seed(seed, "diffusion/dropout", step as u64));
         let loss = training_loss(&tape, &self.net, &self.schedule, &images, &t, &noise)?;
         let total = scalar(&loss.loss)?;
-        ensure!(
-            total.is_finite(),
-            "the loss is {total} at step {step}: the pre-training has diverged; lower diffusion.lr (now {lr})"
-        );
+        ensure!(total.is_finite(), Diverged { step, loss: total, setting: "diffusion.lr", value: lr });
         for (t, loss) in t.iter().zip(&loss.per_sample) {
             let bin = &mut self.state.bins[t * BINS / STEPS];
             *bin = (bin.0 + f64::from(*loss), bin.1 + 1);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::board::Board;
-use super::lines::{ending, opening, remaining, stopping};
+use super::lines::{ending, opening, remaining, stopping, waiting};
 use crate::exec::{Notice, Outcome, Reporter};
 use crate::stage::event::Event;
 use crate::store::key::Key;
@@ -75,7 +75,16 @@ impl Reporter for Bars {
                 self.stages.insert(stage.key.clone(), bar);
                 self.redraw();
             }
-            Notice::Waiting { stage, holder } => self.board.wait(stage, *holder),
+            Notice::Waiting { stage, holder } => {
+                self.board.wait(stage, *holder);
+                if !self.board.running.contains_key(&stage.key) {
+                    self.line(&format!("{}: {}", stage.label, waiting(*holder)));
+                }
+            }
+            Notice::Damaged { stage, message } => {
+                self.board.finished = self.board.finished.saturating_sub(1);
+                self.line(&format!("{}: computed again: {message}", stage.label));
+            }
             Notice::Said { stage, event } => {
                 self.board.hear(stage, event);
                 if let Event::Note { text } = event {
@@ -84,7 +93,7 @@ impl Reporter for Bars {
             }
             Notice::Retried { stage, message } => {
                 self.remove(&stage.key);
-                self.line(&format!("{}: its process died ({message}); it is started again", stage.label));
+                self.line(&format!("{}: {message}; it is started again", stage.label));
             }
             Notice::Settled { stage, outcome, .. } => {
                 self.remove(&stage.key);

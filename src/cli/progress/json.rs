@@ -37,6 +37,7 @@ fn object(notice: &Notice<'_>) -> Option<Value> {
         Notice::Waiting { stage, holder } => of(stage, json!({"event": "waiting", "holder": holder})),
         Notice::Said { stage, event } => of(stage, serde_json::to_value(event).ok()?),
         Notice::Retried { stage, message } => of(stage, json!({"event": "retried", "message": message})),
+        Notice::Damaged { stage, message } => of(stage, json!({"event": "damaged", "message": message})),
         Notice::Settled { stage, outcome, because, log } => {
             let mut value = json!({"event": "settled", "outcome": name(outcome)});
             match outcome {
@@ -49,7 +50,7 @@ fn object(notice: &Notice<'_>) -> Option<Value> {
                     value["log"] = json!(log);
                 }
                 Outcome::Skipped { .. } => value["because"] = json!(because.map(|stage| &stage.key)),
-                Outcome::Found | Outcome::Interrupted | Outcome::Waiting => {}
+                Outcome::Found | Outcome::Unneeded | Outcome::Interrupted | Outcome::Waiting => {}
             }
             of(stage, value)
         }
@@ -58,7 +59,7 @@ fn object(notice: &Notice<'_>) -> Option<Value> {
         Notice::Ended { summary } => json!({
             "event": "ended",
             "finished": summary.count(Outcome::is_finished),
-            "computed": summary.count(|outcome| matches!(outcome, Outcome::Done { .. })),
+            "computed": summary.count(Outcome::is_computed),
             "failed": summary.count(|outcome| matches!(outcome, Outcome::Failed { .. })),
             "skipped": summary.count(|outcome| matches!(outcome, Outcome::Skipped { .. })),
             "interrupted": summary.interrupted,
@@ -77,6 +78,7 @@ fn name(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Found => "found",
         Outcome::Done { .. } => "done",
+        Outcome::Unneeded => "unneeded",
         Outcome::Failed { .. } => "failed",
         Outcome::Skipped { .. } => "skipped",
         Outcome::Interrupted => "interrupted",

@@ -71,8 +71,7 @@ impl<W: Write> Reporter for Lines<W> {
             }
             Notice::Waiting { stage, holder } => {
                 self.board.wait(stage, *holder);
-                let state = self.board.running.get(&stage.key).map(|row| row.state(Instant::now()));
-                self.counted(&format!("{}: {}", stage.label, state.unwrap_or_default()));
+                self.counted(&format!("{}: {}", stage.label, waiting(*holder)));
             }
             Notice::Said { stage, event } => {
                 self.board.hear(stage, event);
@@ -82,7 +81,11 @@ impl<W: Write> Reporter for Lines<W> {
             }
             Notice::Retried { stage, message } => {
                 self.board.running.remove(&stage.key);
-                self.counted(&format!("{}: its process died ({message}); it is started again", stage.label));
+                self.counted(&format!("{}: {message}; it is started again", stage.label));
+            }
+            Notice::Damaged { stage, message } => {
+                self.board.finished = self.board.finished.saturating_sub(1);
+                self.counted(&format!("{}: computed again: {message}", stage.label));
             }
             Notice::Settled { stage, outcome, .. } => {
                 self.board.running.remove(&stage.key);
@@ -112,6 +115,7 @@ pub(super) fn ending(notice: &Notice<'_>) -> Option<String> {
     let label = &stage.label;
     Some(match outcome {
         Outcome::Found => format!("{label}: found in the store"),
+        Outcome::Unneeded => format!("{label}: not needed"),
         Outcome::Done { shared: true, .. } => format!("{label}: done by another process"),
         Outcome::Done { seconds, .. } => {
             format!("{label}: done in {}", time(Duration::from_secs_f64(seconds.max(0.0))))
@@ -126,6 +130,12 @@ pub(super) fn ending(notice: &Notice<'_>) -> Option<String> {
         Outcome::Interrupted => format!("{label}: stopped; what was done is saved"),
         Outcome::Waiting => format!("{label}: not started"),
     })
+}
+
+/// What is said of a stage that another process computes.
+pub(super) fn waiting(holder: Option<u32>) -> String {
+    let who = holder.map_or("another process".to_owned(), |id| format!("process {id}"));
+    format!("{who} computes it already; waiting for the result")
 }
 
 /// What is said when a run is stopped.

@@ -33,6 +33,7 @@ fn tell_of_a_run(reporter: &mut dyn Reporter) {
     let summary = Summary {
         outcomes: vec![done.clone(), failed.clone(), skipped.clone()],
         interrupted: false,
+        disk_full: false,
         elapsed: Duration::from_secs(80),
     };
     for notice in [

@@ -82,13 +82,13 @@ impl Fake {
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
-        assert!(load(self.root(), &|_, _| ()).is_err(), "what is not inspected is not loaded");
+        assert!(load(self.root(), &|_, _| Ok(())).is_err(), "what is not inspected is not loaded");
     }
 
     /// The error of loading, which inspection does not see.
     fn refused_late(&self, parts: &[&str]) {
         assert!(inspect(self.root()).is_ok(), "inspection does not read voxels");
-        let error = load(self.root(), &|_, _| ()).expect_err("it is broken").to_string();
+        let error = load(self.root(), &|_, _| Ok(())).expect_err("it is broken").to_string();
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
@@ -100,7 +100,7 @@ fn both_precisions_are_read_in_list_order() {
     let fake = Fake::new();
     let inspection = inspect(fake.root()).unwrap();
     assert_eq!((inspection.train_patients, inspection.volumes), (2, 8), "as the lists say");
-    let data = load(fake.root(), &|_, _| ()).unwrap();
+    let data = load(fake.root(), &|_, _| Ok(())).unwrap();
     assert_eq!(data.content(), inspection.content, "the inspected content");
     assert_eq!(data.cases()[0].name, "patient002_frame01", "the first of train.list");
     assert_eq!(data.cases()[0].shape, [3, 6, 5], "slices, rows, columns");
@@ -238,7 +238,7 @@ fn damaged_bytes_never_panic() {
         damaged[at] ^= 0xff;
         std::io::Write::write_all(&mut File::create(&path).unwrap(), &damaged).unwrap();
         // Damaged voxels may still be voxels; nothing else may come through.
-        if let Ok(data) = load(fake.root(), &|_, _| ()) {
+        if let Ok(data) = load(fake.root(), &|_, _| Ok(())) {
             assert!(data.label(2).iter().all(|&value| value < 4), "byte {at}: labels stay labels");
         }
     }
@@ -255,7 +255,7 @@ fn the_real_data_set_has_the_published_counts() {
     println!("inspected in {:?}", started.elapsed());
     assert_eq!((inspection.train_patients, inspection.volumes), (70, 200), "70 of 100 patients");
     let started = std::time::Instant::now();
-    let data = load(root.as_ref(), &|_, _| ()).unwrap();
+    let data = load(root.as_ref(), &|_, _| Ok(())).unwrap();
     println!("loaded in {:?}", started.elapsed());
     for (patients, slices) in [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (70, 1312)] {
         assert_eq!(data.labelled(patients).unwrap().0.len(), slices, "{patients} patients");

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::{Case, Dataset, Inspection, SliceRef, Split, Volume, parallel};
+use super::{Case, Dataset, Inspection, SliceRef, Split, Told, Volume, parallel};
 use crate::rng::stream;
 use crate::spec::settings::DataSettings;
 use anatomy::Anatomy;
@@ -69,7 +69,7 @@ pub(super) fn inspect(settings: &DataSettings) -> Result<Inspection> {
 }
 
 /// See [`super::prepare`].
-pub(super) fn generate(settings: &DataSettings, progress: &dyn Fn(usize, usize)) -> Result<Dataset> {
+pub(super) fn generate(settings: &DataSettings, progress: &Told<'_>) -> Result<Dataset> {
     let Inspection { content, .. } = inspect(settings)?;
     let mut order: Vec<usize> = (0..settings.patients).collect();
     order.shuffle(&mut stream(settings.seed, "phantom split", 0));
@@ -87,7 +87,7 @@ pub(super) fn generate(settings: &DataSettings, progress: &dyn Fn(usize, usize))
         })
         .collect();
     let volumes: Vec<Volume> =
-        parallel(&patients, 2, progress, |&(patient, split)| volumes_of(settings.seed, patient, split))
+        parallel(&patients, 2, progress, |&(patient, split)| volumes_of(settings.seed, patient, split))?
             .into_iter()
             .flatten()
             .collect();

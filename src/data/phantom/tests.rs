@@ -25,7 +25,7 @@ fn dice(found: impl Iterator<Item = bool>, label: &[u8], class: u8) -> f64 {
 fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| generate(&settings(10, 3), &|_, _| ()).unwrap())
+        pool.install(|| generate(&settings(10, 3), &|_, _| Ok(())).unwrap())
     };
     for threads in [1, 2, 3] {
         assert!(on(threads) == *PHANTOM, "{threads} threads");
