@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate and the modules it may import, beside itself, `rng` and the settings types
 /// (`spec::settings`, `spec::stages`), which everybody may see.
 const IMPORTS: [(&str, &[&str]); 17] = [
-    ("cli", &["cost", "exec", "ops", "plan", "report", "results", "spec", "stage", "store"]),
+    ("cli", &["cost", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage", "store"]),
     ("cost", &["diffusion", "methods", "stage"]),
     ("data", &["store"]),
     ("diffusion", &["nn", "ops"]),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::features::{DiffusionModel, FeatureSource};
 use super::sampler::Sampler;
 use super::{Checkpoints, Monitor, Outcome, Progress, Row, checkpoint, json_lines, predict};
 use crate::data::{Dataset, Split};
-use crate::methods::{self, Losses, Method, scalar};
+use crate::methods::{self, Losses, Method, Step, scalar};
 use crate::ops::{Mode, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
 use crate::spec::settings::Settings;
@@ -22,6 +23,8 @@ pub const BEST: &str = "best.safetensors";
 pub const LAST: &str = "last.safetensors";
 /// The training curve, one JSON object a line.
 pub const HISTORY: &str = "history.jsonl";
+/// The best network of a first phase with its optimiser, from which a second one starts.
+const PHASE: &str = "phase.safetensors";
 
 /// Steps between two rows of the training curve, at most; each row holds the mean over its steps.
 const ROW_EVERY: usize = 10;
@@ -91,7 +94,7 @@ pub fn train(
     let method = methods::build(settings, &features.shapes()?)?;
     let sampler = Sampler::new(data, settings, patients, features)?;
     let mut run = Run::start(settings, method, dir, monitor)?;
-    let total = settings.train.iterations;
+    let total = settings.steps();
     let mut checkpoints = Checkpoints::new();
     while run.state.step < total {
         if monitor.stopped() {
@@ -100,13 +103,17 @@ pub fn train(
         }
         let (loss, lr) = run.step(&sampler)?;
         let step = run.state.step;
-        let validates = step.is_multiple_of(settings.train.validate_every) || step == total;
+        let restarts = run.method.restart() == Some(step);
+        let validates = step.is_multiple_of(settings.train.validate_every) || restarts || step == total;
         if validates || step.is_multiple_of(ROW_EVERY) {
             let mut row = run.state.sums.take(step, lr);
             if validates {
                 run.validate(data, at_test, dir, &mut row)?;
             }
             run.state.history.push(row);
+        }
+        if restarts {
+            run.restart(dir)?;
         }
         let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
         monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note });
@@ -150,7 +157,8 @@ impl<'a> Run<'a> {
         let step = self.state.step;
         let batch = sampler.batch(step)?;
         let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
-        let losses = self.method.loss(&tape, &batch)?;
+        let now = Step { index: step, total: self.settings.steps() };
+        let losses = self.method.loss(&tape, &batch, now)?;
         let total = scalar(&losses.total)?;
         ensure!(
             total.is_finite(),
@@ -158,8 +166,9 @@ impl<'a> Run<'a> {
             train.lr
         );
         let gradients = tape.backward(&losses.total)?;
-        let lr = poly_lr(train.lr, step, train.iterations, train.poly);
+        let lr = poly_lr(train.lr, step.saturating_sub(train.lr_lag), now.total, train.poly);
         self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
+        self.method.after_step(now)?;
         self.state.sums.add(total, &losses);
         self.state.step += 1;
         Ok((total, lr))
@@ -178,19 +187,44 @@ impl<'a> Run<'a> {
         if self.state.best.is_none_or(|best| dice > best.dice) {
             self.state.best = Some(Best { step: self.state.step, dice });
             files::write_atomic(dir.join(BEST), self.method.params().encode()?)?;
+            if self.method.restart().is_some_and(|restart| self.state.step <= restart) {
+                checkpoint::save(&dir.join(PHASE), self.tensors()?, &self.state.step)?;
+            }
         }
         Ok(())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    /// Starts the second phase from the best network of the first and its optimiser; the best of the first counts no
+    /// more. A run that is killed behind this comes here again from an earlier checkpoint and finds the same file, or
+    /// one that it has just written again.
+    fn restart(&mut self, dir: &Path) -> Result<()> {
+        let path = dir.join(PHASE);
+        let found = checkpoint::load::<usize>(&path)?;
+        let (mut tensors, _) = found.with_context(|| format!("{} is not there", path.display()))?;
+        self.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
+        self.method.params().load(&tensors).context("start the second phase")?;
+        self.state.best = None;
+        self.method.after_restart()
+    }
+
+    /// Networks and optimiser.
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let moments = self.optimiser.state()?;
         let moments = checkpoint::prefixed("optimiser/", moments.iter().map(|(name, t)| (name.as_str(), t)));
-        let tensors = checkpoint::prefixed("", self.method.params().named()).chain(moments).collect();
-        checkpoint::save(&dir.join(checkpoint::FILE), tensors, &self.state)
+        Ok(checkpoint::prefixed("", self.method.params().named()).chain(moments).collect())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        checkpoint::save(&dir.join(checkpoint::FILE), self.tensors()?, &self.state)
     }
 
     fn finish(self, dir: &Path) -> Result<Outcome> {
         self.method.params().to_safetensors(&dir.join(LAST))?;
+        if let Err(error) = std::fs::remove_file(dir.join(PHASE))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).context("drop what the second phase started from");
+        }
         files::write_atomic(dir.join(HISTORY), &json_lines(&self.state.history)?)?;
         let best = self.state.best.context("no validation ran")?;
         let summary: Value = json!({
@@ -202,3 +236,6 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished(summary))
     }
 }
+
+#[cfg(test)]
+mod tests;
