@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use mcsd_sweep::diffusion::reduction::map_shapes;
 use mcsd_sweep::diffusion::unet::{BlockShape, chosen_blocks};
 use mcsd_sweep::methods::batch::{Batch, FeatureMaps, StrongViews, View};
-use mcsd_sweep::methods::{CLASSES, Method as _, Step, build};
+use mcsd_sweep::methods::{CLASSES, Step, build};
 use mcsd_sweep::nn::mcnet::McNet;
 use mcsd_sweep::nn::params::{Builder, Params};
 use mcsd_sweep::nn::swin::SwinUnet;
@@ -150,7 +150,7 @@ impl Passes<'_> {
         Ok(())
     }
 
-    fn unet(&self, channels: usize) -> impl Fn(&mut Builder) -> Result<UNet> {
+    fn unet(&self, channels: usize) -> impl Fn(&mut Builder) -> Result<UNet> + use<> {
         let settings = self.settings.unet.clone();
         move |b| UNet::new(b, channels, CLASSES, &settings)
     }

@@ -1,5 +1,7 @@
 //! `sweep methods`: what can be trained.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
@@ -64,16 +66,16 @@ fn explain(entry: &Entry) -> Result<String> {
     let Entry { method, title, paper, code, loss, notes, settings: own, .. } = entry;
     let mut text = format!("{} · {title}\n  {paper}", method.name());
     if !code.is_empty() {
-        text.push_str(&format!("\n  protocol as in {code}"));
+        let _ = write!(text, "\n  protocol as in {code}");
     }
-    text.push_str(&format!("\n\nLoss\n  {loss}\n\nNetworks ({})", entry.networks));
+    let _ = write!(text, "\n\nLoss\n  {loss}\n\nNetworks ({})", entry.networks);
     for (name, learns, kept) in networks(*method, Preset::Paper)? {
         let what = match (learns, kept) {
             (0, kept) => format!("{kept} values kept, none trained"),
             (learns, 0) => format!("{learns} parameters"),
             (learns, _) => format!("{learns} parameters ({})", millions(learns)),
         };
-        text.push_str(&format!("\n  {name:<12} {what}"));
+        let _ = write!(text, "\n  {name:<12} {what}");
     }
     text.push_str("\n\nDefaults");
     let presets =
@@ -86,10 +88,10 @@ fn explain(entry: &Entry) -> Result<String> {
             std::iter::once((*path).to_owned()).chain(presets.iter().map(shown)).collect()
         })
         .collect();
-    text.push_str(&format!("\n{}", table(&["setting", "paper", "lite", "smoke"], &rows, 2)));
+    let _ = write!(text, "\n{}", table(&["setting", "paper", "lite", "smoke"], &rows, 2));
     text.push_str("\n\nTo know");
     for note in *notes {
-        text.push_str(&format!("\n  - {note}"));
+        let _ = write!(text, "\n  - {note}");
     }
     Ok(text)
 }

@@ -210,11 +210,6 @@ const MC_NET: &[&str] = &[
     "what MCSD's table calls MC-Net+ has the 2.58 M parameters of mc_net; mc_net_plus has 3.21 M",
 ];
 
-/// The entry of a method.
-pub fn entry(method: Method) -> &'static Entry {
-    CATALOGUE.iter().find(|entry| entry.method == method).expect("a test holds that every method is listed")
-}
-
 /// The networks of a method at the sizes of `preset`, by name: the number of values that its optimiser trains, and of
 /// those that it keeps beside (a teacher's weights, running statistics).
 pub fn networks(method: Method, preset: Preset) -> Result<Vec<(String, usize, usize)>> {

@@ -47,6 +47,15 @@ struct Learnt {
     features: Var,
 }
 
+impl Learnt {
+    fn of(tape: &Tape, net: &UNet, joint: &Joint) -> Result<Self> {
+        let features = net.encode(tape, &tape.constant(&joint.image))?;
+        let (mut decoded, logits) = net.decode_all(tape, &features)?;
+        let [labelled, free] = joint.split(tape, &logits)?;
+        Ok(Self { labelled, free, features: decoded.pop().context("a decoder has features")? })
+    }
+}
+
 /// Pixels that take part in the contrast: (image, place), and their classes.
 #[derive(Default)]
 pub(super) struct Chosen {
@@ -75,13 +84,6 @@ impl ScSsl {
         })
     }
 
-    fn learn(&self, tape: &Tape, net: &UNet, joint: &Joint) -> Result<Learnt> {
-        let features = net.encode(tape, &tape.constant(&joint.image))?;
-        let (mut decoded, logits) = net.decode_all(tape, &features)?;
-        let [labelled, free] = joint.split(tape, &logits)?;
-        Ok(Learnt { labelled, free, features: decoded.pop().context("a decoder has features")? })
-    }
-
     /// InfoNCE between the learners' features of the chosen pixels.
     fn contrast(&self, tape: &Tape, learnt: &[Learnt; 2], chosen: &Chosen, offset: usize) -> Result<Var> {
         let pixels: Vec<_> = chosen.pixels.iter().map(|(image, at)| (image + offset, *at)).collect();
@@ -99,7 +101,7 @@ impl Method for ScSsl {
     fn loss(&self, tape: &Tape, batch: &Batch, step: Step) -> Result<Losses> {
         let joint = Joint::of(batch)?;
         let [first, second] = &self.nets;
-        let learnt = [self.learn(tape, first, &joint)?, self.learn(tape, second, &joint)?];
+        let learnt = [Learnt::of(tape, first, &joint)?, Learnt::of(tape, second, &joint)?];
         let probabilities = |k: usize| -> Result<Tensor> {
             let Learnt { labelled, free, .. } = &learnt[k];
             Ok(Tensor::cat(&[softmax_eval(labelled.value())?, softmax_eval(free.value())?], 0)?)

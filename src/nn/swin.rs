@@ -60,7 +60,7 @@ impl SwinUnet {
             size.is_multiple_of(32) && size > 0 && width.is_multiple_of(HEADS[0]),
             "a Swin-Unet of {width} channels for images of {size}: channels are a multiple of 3, sizes of 32"
         );
-        let side = |stage: usize| size / PATCH >> stage;
+        let side = |stage: usize| (size / PATCH) >> stage;
         let d = |stage: usize| width << stage;
         // Skipped branches: linear from the first encoder block to the last; a decoder stage has its encoder stage's.
         let drop = |stage: usize, block: usize| {
@@ -154,8 +154,7 @@ impl SwinUnet {
         // The deepest skip is what the last stage read: the decoder starts above it.
         skips.pop();
         h = self.expand[0].forward(tape, &h)?;
-        for (at, stage) in self.decoder.iter().enumerate() {
-            let skip = skips.pop().expect("as many skips as decoder stages");
+        for (at, (stage, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
             h = self.join[at].forward(tape, &tape.concat(&[&h, &skip], 1)?)?;
             h = stage.forward(tape, &h, batch)?;
             if let Some(expand) = self.expand.get(at + 1) {
@@ -364,7 +363,7 @@ impl Merge {
 /// A token becomes `factor`² of them: of half the width for factor 2, of the same for factor 4.
 #[derive(Debug)]
 struct Expand {
-    expand: Dense,
+    widen: Dense,
     order: Rearrangement,
     norm: Norm,
     factor: usize,
@@ -380,7 +379,7 @@ impl Expand {
             ((token * factor + y % factor) * factor + x % factor) as u32
         });
         Ok(Self {
-            expand: Dense::new(b, "expand", width, factor * factor * to, false)?,
+            widen: Dense::new(b, "expand", width, factor * factor * to, false)?,
             order: Rearrangement::new(order.collect())?,
             norm: Norm::new(b, "norm", to)?,
             factor,
@@ -388,7 +387,7 @@ impl Expand {
     }
 
     fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
-        let h = self.expand.forward(tape, x)?;
+        let h = self.widen.forward(tape, x)?;
         let (rows, wide) = h.value().dims2()?;
         let count = self.factor * self.factor;
         let h = tape.rearrange(&h, &self.order, wide / count, (rows * count, wide / count))?;

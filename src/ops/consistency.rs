@@ -129,14 +129,14 @@ impl Tape {
             let (a, b, keep) = (floats(x.value())?, floats(target)?, slice::<u8>(&keep)?);
             let (a, b, keep): (&[f32], &[f32], &[u8]) = (&a, &b, &keep);
             let rows = gradient.par_chunks_mut(pixels).zip(a.par_chunks(pixels)).zip(b.par_chunks(pixels));
-            let sum = |(row, ((g, a), b)): (usize, ((&mut [f32], &[f32]), &[f32]))| {
+            let sums = rows.enumerate().map(|(row, ((g, a), b))| {
                 let keep = &keep[row / classes * pixels..][..pixels];
                 for (((g, a), b), keep) in g.iter_mut().zip(a).zip(b).zip(keep) {
                     *g = if *keep == 0 { 0.0 } else { a - b };
                 }
                 lane_sum(pixels, |i| g[i] * g[i])
-            };
-            rows.enumerate().map(sum).collect()
+            });
+            sums.collect()
         };
         let value = factor * sums.iter().sum::<f64>();
         let node = x.node;

@@ -103,7 +103,7 @@ fn contrast(s: &[f32], g: &mut [f32], classes: &[u8], at: impl Fn(usize, usize) 
         let largest = (0..n).map(|j| s[at(i, j)]).fold(f32::NEG_INFINITY, f32::max);
         let exponential = |j: usize| f64::from(s[at(i, j)] - largest).exp();
         let total: f64 = (0..n).map(exponential).sum();
-        let positives = classes.iter().filter(|class| **class == classes[i]).count() as f64;
+        let positives: f64 = classes.iter().map(|class| f64::from(u8::from(*class == classes[i]))).sum();
         for j in 0..n {
             let share = if classes[j] == classes[i] { 1.0 / positives } else { 0.0 };
             loss += share * (total.ln() - f64::from(s[at(i, j)] - largest)) / n as f64;
@@ -133,7 +133,9 @@ impl Tape {
         let node = x.node;
         self.record(tensor(vec![value as f32], ())?, &[x], move |g, sink| {
             let scale = (-1.0 / n) as f32 * g[0];
-            gradient.iter_mut().for_each(|g| *g *= scale);
+            for g in &mut gradient {
+                *g *= scale;
+            }
             sink.add(node, gradient);
             Ok(())
         })

@@ -305,15 +305,15 @@ impl Tape {
                     })
                     .collect()
             };
-            let total = |pick: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
-                let mut sums = vec![0.0f64; d];
-                for part in &parts {
-                    sums.iter_mut().zip(pick(part)).for_each(|(s, x)| *s += f64::from(*x));
+            let mut sums = [vec![0.0f64; d], vec![0.0f64; d]];
+            for (dgamma, dbeta) in &parts {
+                for (sum, part) in sums.iter_mut().zip([dgamma, dbeta]) {
+                    sum.iter_mut().zip(part).for_each(|(s, x)| *s += f64::from(*x));
                 }
-                sums.into_iter().map(|x| x as f32).collect::<Vec<f32>>()
-            };
-            sink.add(weight.node, total(|(dgamma, _)| dgamma));
-            sink.add(shift, total(|(_, dbeta)| dbeta));
+            }
+            let [dgamma, dbeta] = sums.map(|sum| sum.into_iter().map(|x| x as f32).collect());
+            sink.add(weight.node, dgamma);
+            sink.add(shift, dbeta);
             sink.add(input.node, g);
             Ok(())
         })
@@ -382,7 +382,7 @@ impl Tape {
                     .zip(values.par_chunks(WINDOWS * n * columns))
                     .zip(g.par_chunks(WINDOWS * n * width))
                     .enumerate();
-                let task = |(task, ((dqkv, qkv), g)): (usize, ((&mut [f32], &[f32]), &[f32]))| {
+                let parts = tasks.map(|(task, ((dqkv, qkv), g))| {
                     let (mut scratch, mut dbias) = (Scratch::new(s), vec![0.0; heads * n * n]);
                     let each =
                         dqkv.chunks_mut(n * columns).zip(qkv.chunks(n * columns)).zip(g.chunks(n * width));
@@ -391,8 +391,8 @@ impl Tape {
                         attend_back(qkv, g, s, &bias, regions, &mut scratch, dqkv, &mut dbias);
                     }
                     dbias
-                };
-                tasks.map(task).collect()
+                });
+                parts.collect()
             };
             let mut of_table = vec![0.0f64; windows.offsets() * heads];
             for part in &parts {

@@ -23,7 +23,7 @@ fn over_some_pixels() {
 #[test]
 fn among_predictions() {
     let x = [random(1, &[2, 3, 2, 3]), random(2, &[2, 3, 2, 3]), random(3, &[2, 3, 2, 3])];
-    check("pyramid_consistency", &x, |t, v| t.pyramid_consistency(v));
+    check("pyramid_consistency", &x, Tape::pyramid_consistency);
     // A mild temperature: central differences do not follow the sharpening's steep ones.
     check("mutual_consistency", &x, |t, v| t.mutual_consistency(v, 0.7));
     let x = [random(1, &[1, 2, 4, 5])];
