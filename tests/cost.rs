@@ -81,7 +81,7 @@ fn a_prepared_data_set_is_known_before_it_is_made() {
     let settings = Settings::preset(Preset::Smoke, Method::Mcsd);
     let inspected = data::inspect(&settings.data).expect("settings of a preset");
     let expected = Facts::expected(settings.data.name, inspected.train_patients, inspected.volumes);
-    let found = facts(&data::prepare(&settings.data, &|_, _| ()).expect("a phantom"));
+    let found = facts(&data::prepare(&settings.data, &|_, _| Ok(())).expect("a phantom"));
     assert_eq!(found.volumes, expected.volumes);
     let costs = [found, expected].map(|facts| cost::evaluate(&settings, &facts).work.flops);
     assert!((costs[0] / costs[1] - 1.0).abs() < 0.15, "{costs:?}");

@@ -14,7 +14,7 @@ use crate::diffusion::reduction::{Reduction, map_shapes};
 use crate::diffusion::schedule::{Schedule, draw, training_loss};
 use crate::diffusion::unet::{BlockShape, DiffusionUNet, chosen_blocks};
 use crate::methods::batch::{Batch, FeatureMaps, StrongViews, View};
-use crate::methods::{self, CLASSES};
+use crate::methods::{self, CLASSES, Step};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
 use crate::ops::{AdamW, Mode, Sgd, Tape, Var, ema, softmax_eval};
@@ -139,8 +139,9 @@ pub(super) fn mcsd_step(batch: usize, size: usize) -> Result<Prepared> {
     let mut index = 0;
     let step = move || {
         let tape = Tape::new(Mode::Train, index);
+        let now = Step { index: index as usize, total: settings.steps() };
         index += 1;
-        let losses = method.loss(&tape, &data)?;
+        let losses = method.loss(&tape, &data, now)?;
         sgd.step(method.params().trainable(), &tape.backward(&losses.total)?, 0.01)
     };
     Ok(Prepared { step: Box::new(step), repeats: 1, work, parameters, memory: Some(memory) })
@@ -287,7 +288,7 @@ pub(super) fn batch(batch: usize, size: usize) -> Result<Prepared> {
     let mut settings = settings(Preset::Paper, batch, size);
     settings.dfm = false;
     settings.data.patients = 10;
-    let data: &'static Dataset = Box::leak(Box::new(data::prepare(&settings.data, &|_, _| ())?));
+    let data: &'static Dataset = Box::leak(Box::new(data::prepare(&settings.data, &|_, _| Ok(()))?));
     let settings: &'static Settings = Box::leak(Box::new(settings));
     let sampler = Sampler::new(data, settings, 2, &FeatureSource::None)?;
     let mut index = 0;

@@ -10,6 +10,7 @@ mod doctor;
 mod gc;
 mod logs;
 mod lookup;
+mod methods;
 mod pipeline;
 mod plan;
 mod progress;
@@ -65,6 +66,7 @@ enum Command {
     Logs(logs::Args),
     Cancel(cancel::Args),
     Report(report::Args),
+    Methods(methods::Args),
     Rerun(rerun::Args),
     Gc(gc::Args),
     Doctor(doctor::Args),
@@ -135,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Methods(args) => methods::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),
         Command::Rerun(args) => rerun::run(&args),

@@ -164,7 +164,7 @@ fn the_reduction_is_the_cheaper_by_its_size() {
 fn a_phantom_is_about_as_large_as_expected() {
     let mut data = settings(Preset::Smoke, Method::Mcsd).data;
     data.patients = 60;
-    let found = data::prepare(&data, &|_, _| ()).unwrap();
+    let found = data::prepare(&data, &|_, _| Ok(())).unwrap();
     let inspected = data::inspect(&data).unwrap();
     let expected = Facts::expected(data.name, inspected.train_patients, inspected.volumes);
     let facts = Facts::of(found.cases().iter().map(|case| (case.split as usize, case.shape)));

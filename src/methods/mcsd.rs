@@ -4,16 +4,18 @@
 //! DIC, f on two strong CutMixed views against f's pseudo-label of the weak view; and DFM, f against g.
 
 use anyhow::{Context as _, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::batch::{Batch, FeatureMaps, StrongViews, View};
-use super::{CLASSES, DICE_EPS, Losses, Method, scalar, supervised_loss};
+use super::batch::{Batch, FeatureMaps, View};
+use super::per_image::PerImage;
+use super::pseudo::{Pseudo, mean_of};
+use super::unimatch::{perturbed, strong};
+use super::{CLASSES, Joint, Losses, Method, Step, eval, scalar, supervised_loss, unet};
 use crate::diffusion::reduction::Reduction;
 use crate::diffusion::unet::BlockShape;
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{Mode, Tape, Var, softmax_confidence, softmax_eval};
-use crate::rng::stream_seed;
+use crate::ops::{Mode, Tape, Var, softmax_eval};
 use crate::spec::settings::{FeatureLoss, Reduction as ReductionKind, Settings, SupervisedLoss, TestStream};
 
 /// The two streams and how they are held together.
@@ -27,8 +29,18 @@ pub struct Mcsd {
 /// The feature stream: W reduces the diffusion features, g segments them.
 struct Guide {
     g: UNet,
-    reduction: Reduction,
+    reduction: Reduce,
     size: usize,
+    /// Whether cached maps move with their image.
+    aligned: bool,
+}
+
+/// How the features are reduced.
+enum Reduce {
+    /// By one matrix for all images, learned or not.
+    Shared(Reduction),
+    /// By a random one for each.
+    PerImage(PerImage),
 }
 
 /// The settings that the loss depends on.
@@ -44,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) feature_loss: FeatureLoss,
     /// Which stream predicts.
     pub(crate) test_stream: TestStream,
+    /// Whether f learns from its own pseudo-labels with perturbed features.
+    pub(crate) feature_dropout: bool,
 }
 
 impl Config {
@@ -54,40 +68,8 @@ impl Config {
             dic: settings.dic,
             feature_loss: settings.mcsd.feature_loss,
             test_stream: if settings.dfm { settings.mcsd.test_stream } else { TestStream::Image },
+            feature_dropout: settings.mcsd.feature_dropout,
         }
-    }
-}
-
-/// Pseudo-labels: class (u8) and confidence (f32) of each pixel, `[B, S, S]` each.
-pub(crate) struct Pseudo {
-    label: Tensor,
-    confidence: Tensor,
-}
-
-impl Pseudo {
-    fn of(logits: &Tensor) -> Result<Self> {
-        let (label, confidence) = softmax_confidence(logits)?;
-        Ok(Self { label, confidence })
-    }
-
-    /// Pseudo-labels of the averaged prediction ½(p_f + p_g).
-    fn fused(f: &Tensor, g: &Tensor) -> Result<Self> {
-        let mean = ((softmax_eval(f)? + softmax_eval(g)?)? * 0.5)?;
-        // The logarithm of a distribution is a set of logits of it.
-        Self::of(&mean.log()?)
-    }
-
-    /// These, with the partner's where `pasted` is 1.
-    fn cut_mix(&self, partner: &Self, pasted: &Tensor) -> Result<Self> {
-        Ok(Self {
-            label: pasted.where_cond(&partner.label, &self.label)?,
-            confidence: pasted.where_cond(&partner.confidence, &self.confidence)?,
-        })
-    }
-
-    /// u8: 1 where the confidence reaches τ.
-    fn accepted(&self, tau: f32) -> Result<Tensor> {
-        Ok(self.confidence.ge(f64::from(tau))?)
     }
 }
 
@@ -97,6 +79,8 @@ pub(crate) struct Outputs {
     pub(crate) f_labelled: Var,
     /// f(u_w).
     pub(crate) f_weak: Option<Var>,
+    /// f(u_w) with perturbed features.
+    pub(crate) f_perturbed: Option<Var>,
     /// f(s̃₁), f(s̃₂).
     pub(crate) f_strong: Option<[Var; 2]>,
     /// f(v_w), without gradient.
@@ -106,58 +90,69 @@ pub(crate) struct Outputs {
 }
 
 impl Mcsd {
-    /// Fresh networks, drawn from the settings' seed; `features` as in [`super::build`].
-    pub fn new(settings: &Settings, features: &[BlockShape]) -> Result<Self> {
-        let mut builder = Builder::new(stream_seed(settings.seed, "init", 0));
-        let f = builder.within("f", |b| UNet::new(b, 1, CLASSES, &settings.unet))?;
-        let guide = if settings.dfm {
-            let dim = settings.feature_dim;
-            let g = builder.within("g", |b| UNet::new(b, dim, CLASSES, &settings.unet))?;
-            let learned = settings.features.reduction == ReductionKind::Learned;
-            let reduction = builder.within("reduction", |b| Reduction::new(b, dim, features, learned))?;
-            Some(Guide { g, reduction, size: settings.size })
-        } else {
-            None
-        };
-        Ok(Self { params: builder.finish(), f, guide, config: Config::of(settings) })
+    /// The networks, with parameters from `b`; `features` as in [`super::build`].
+    pub fn new(mut b: Builder, settings: &Settings, features: &[BlockShape]) -> Result<Self> {
+        let f = unet(&mut b, "f", settings)?;
+        let guide = if settings.dfm { Some(Guide::new(&mut b, settings, features)?) } else { None };
+        Ok(Self { params: b.finish(), f, guide, config: Config::of(settings) })
     }
 
     fn forward(&self, tape: &Tape, batch: &Batch) -> Result<Outputs> {
-        let labelled = &batch.labelled.image;
-        let b = labelled.dim(0)?;
         let Some(unlabelled) = &batch.unlabelled else {
-            let f_labelled = self.f.forward(tape, &tape.constant(labelled))?;
-            return Ok(Outputs { f_labelled, f_weak: None, f_strong: None, f_partner: None, g: None });
+            let f_labelled = self.f.forward(tape, &tape.constant(&batch.labelled.image))?;
+            let (f_weak, f_perturbed, f_strong, f_partner, g) = (None, None, None, None, None);
+            return Ok(Outputs { f_labelled, f_weak, f_perturbed, f_strong, f_partner, g });
         };
-        let strong = batch.strong.as_ref().filter(|_| self.config.dic);
+        let views = batch.strong.as_ref().filter(|_| self.config.dic);
         // Before the training passes move the running statistics.
-        let f_partner = strong.map(|views| self.f_eval(&views.partner)).transpose()?;
-        let both = Tensor::cat(&[labelled, &unlabelled.image], 0)?;
-        let both = self.f.forward(tape, &tape.constant(&both))?;
-        let f_labelled = tape.narrow(&both, 0, 0, b)?;
-        let f_weak = Some(tape.narrow(&both, 0, b, unlabelled.image.dim(0)?)?);
-        let f_strong = strong.map(|views| self.strong(tape, views)).transpose()?;
+        let f_partner = views.map(|views| eval(&self.f, &views.partner)).transpose()?;
+        let joint = Joint::of(batch)?;
+        let (both, dropped) = if self.config.feature_dropout {
+            let (both, dropped) = perturbed(tape, &self.f, &joint.image)?;
+            (both, Some(dropped))
+        } else {
+            (self.f.forward(tape, &tape.constant(&joint.image))?, None)
+        };
+        let [f_labelled, f_weak] = joint.split(tape, &both)?;
+        let f_perturbed = match dropped {
+            Some(dropped) => {
+                let [_, weak] = joint.split(tape, &dropped)?;
+                Some(weak)
+            }
+            None => None,
+        };
+        let f_strong = views.map(|views| strong(tape, &self.f, views)).transpose()?;
         let g = match &self.guide {
             Some(guide) => Some(guide.forward_pair(tape, &batch.labelled, unlabelled)?),
             None => None,
         };
-        Ok(Outputs { f_labelled, f_weak, f_strong, f_partner, g })
-    }
-
-    fn strong(&self, tape: &Tape, views: &StrongViews) -> Result<[Var; 2]> {
-        let b = views.partner.dim(0)?;
-        let both = Tensor::cat(&views.images, 0)?;
-        let both = self.f.forward(tape, &tape.constant(&both))?;
-        Ok([tape.narrow(&both, 0, 0, b)?, tape.narrow(&both, 0, b, b)?])
-    }
-
-    fn f_eval(&self, image: &Tensor) -> Result<Tensor> {
-        let tape = Tape::new(Mode::Eval, 0);
-        Ok(self.f.forward(&tape, &tape.constant(image))?.value().clone())
+        Ok(Outputs { f_labelled, f_weak: Some(f_weak), f_perturbed, f_strong, f_partner, g })
     }
 }
 
 impl Guide {
+    fn new(b: &mut Builder, settings: &Settings, features: &[BlockShape]) -> Result<Self> {
+        let dim = settings.feature_dim;
+        let g = b.within("g", |b| UNet::new(b, dim, CLASSES, &settings.unet))?;
+        let reduction = match settings.features.reduction {
+            ReductionKind::PerImageRandom => Reduce::PerImage(PerImage::new(dim, features, settings.seed)),
+            kind => {
+                Reduce::Shared(b.within("reduction", |b| {
+                    Reduction::new(b, dim, features, kind == ReductionKind::Learned)
+                })?)
+            }
+        };
+        Ok(Self { g, reduction, size: settings.size, aligned: settings.features.aligned })
+    }
+
+    fn reduce(&self, tape: &Tape, maps: &[Tensor], grid: Option<&Tensor>) -> Result<Var> {
+        let grid = grid.filter(|_| self.aligned);
+        match &self.reduction {
+            Reduce::Shared(reduction) => reduction.forward(tape, maps, self.size, grid),
+            Reduce::PerImage(reduction) => reduction.forward(tape, maps, self.size, grid),
+        }
+    }
+
     /// g on labelled and unlabelled images in one pass.
     fn forward_pair(&self, tape: &Tape, labelled: &View, unlabelled: &View) -> Result<[Var; 2]> {
         let (x, u) = (features(labelled)?, features(unlabelled)?);
@@ -168,7 +163,7 @@ impl Guide {
             (Some(x), Some(u)) => Some(Tensor::cat(&[x, u], 0)?),
             _ => None,
         };
-        let reduced = self.reduction.forward(tape, &maps, self.size, grid.as_ref())?;
+        let reduced = self.reduce(tape, &maps, grid.as_ref())?;
         let both = self.g.forward(tape, &reduced)?;
         Ok([tape.narrow(&both, 0, 0, b)?, tape.narrow(&both, 0, b, rest)?])
     }
@@ -176,7 +171,7 @@ impl Guide {
     fn eval(&self, view: &View) -> Result<Tensor> {
         let tape = Tape::new(Mode::Eval, 0);
         let features = features(view)?;
-        let reduced = self.reduction.forward(&tape, &features.maps, self.size, features.grid.as_ref())?;
+        let reduced = self.reduce(&tape, &features.maps, features.grid.as_ref())?;
         Ok(self.g.forward(&tape, &reduced)?.value().clone())
     }
 }
@@ -190,14 +185,14 @@ impl Method for Mcsd {
         &self.params
     }
 
-    fn loss(&self, tape: &Tape, batch: &Batch) -> Result<Losses> {
+    fn loss(&self, tape: &Tape, batch: &Batch, _step: Step) -> Result<Losses> {
         let outputs = self.forward(tape, batch)?;
         let pasted = batch.strong.as_ref().map(|views| &views.pasted);
         step_loss(tape, self.config, &outputs, &batch.target, pasted)
     }
 
     fn predict(&self, view: &View) -> Result<Tensor> {
-        let f = || softmax_eval(&self.f_eval(&view.image)?);
+        let f = || softmax_eval(&eval(&self.f, &view.image)?);
         let Some(guide) = self.guide.as_ref().filter(|_| self.config.test_stream != TestStream::Image) else {
             return f();
         };
@@ -210,7 +205,8 @@ impl Method for Mcsd {
 }
 
 /// The loss of one step from its logits (`specs` §10.5, step 5):
-/// L = ½[ℓ_sup(f) + ½L_img + ½L_feat] + ½ℓ_sup(g), each term where its module is on; ℓ_sup(f) alone where both are off.
+/// L = ½[ℓ_sup(f) + ½L_img + ½L_feat + ½L_fp] + ½ℓ_sup(g), each term where its module is on (L_fp, UniMatch's, is off by
+/// default); ℓ_sup(f) alone where both are off.
 pub(crate) fn step_loss(
     tape: &Tape,
     config: Config,
@@ -238,18 +234,23 @@ pub(crate) fn step_loss(
         let partner = Pseudo::of(partner)?;
         let mut image = 0.0;
         for (logits, pasted) in strong.iter().zip(pasted) {
-            let loss = masked_dice(tape, config.tau, logits, &of_f.cut_mix(&partner, pasted)?)?;
+            let loss = of_f.cut_mix(&partner, pasted)?.dice(tape, logits, config.tau)?;
             image += 0.5 * scalar(&loss)?;
             terms.push((0.5 * 0.5 * 0.5, loss));
         }
         parts.push(("image_consistency", image));
     }
+    if let Some(perturbed) = &out.f_perturbed {
+        let loss = of_f.dice(tape, perturbed, config.tau)?;
+        parts.push(("feature_perturbation", scalar(&loss)?));
+        terms.push((0.5 * 0.5, loss));
+    }
     if let Some([g_labelled, g_weak]) = &out.g {
-        let guided = masked_dice(tape, config.tau, g_weak, of_f)?;
+        let guided = of_f.dice(tape, g_weak, config.tau)?;
         let back = match config.feature_loss {
             FeatureLoss::Literal => None,
-            FeatureLoss::Mutual => Some(masked_dice(tape, config.tau, f_weak, &Pseudo::of(g_weak.value())?)?),
-            FeatureLoss::Fused => Some(masked_dice(tape, config.tau, f_weak, of_f)?),
+            FeatureLoss::Mutual => Some(Pseudo::of(g_weak.value())?.dice(tape, f_weak, config.tau)?),
+            FeatureLoss::Fused => Some(of_f.dice(tape, f_weak, config.tau)?),
         };
         let g_supervised = supervised_loss(tape, g_labelled, target, config.loss)?;
         parts.push(("feature_supervised", scalar(&g_supervised)?));
@@ -264,13 +265,4 @@ pub(crate) fn step_loss(
     }
     let terms: Vec<_> = terms.iter().map(|(weight, term)| (*weight, term)).collect();
     Ok(Losses { total: tape.weighted_sum(&terms)?, parts })
-}
-
-/// D_τ: Dice against pseudo-labels over the pixels whose confidence reaches τ.
-fn masked_dice(tape: &Tape, tau: f32, logits: &Var, pseudo: &Pseudo) -> Result<Var> {
-    tape.dice(logits, &pseudo.label, Some(&pseudo.accepted(tau)?), DICE_EPS)
-}
-
-fn mean_of(mask: &Tensor) -> Result<f64> {
-    Ok(f64::from(mask.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?))
 }

@@ -4,11 +4,10 @@ use anyhow::Result;
 use candle_core::Tensor;
 
 use super::batch::{Batch, View};
-use super::{CLASSES, Losses, Method, scalar, supervised_loss};
+use super::{Losses, Method, Step, eval, losses, supervised_loss, unet};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{Mode, Tape, softmax_eval};
-use crate::rng::stream_seed;
+use crate::ops::{Tape, softmax_eval};
 use crate::spec::settings::{Settings, SupervisedLoss};
 
 /// ℓ_sup of one U-Net.
@@ -19,11 +18,10 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Fresh networks, drawn from the settings' seed.
-    pub fn new(settings: &Settings) -> Result<Self> {
-        let mut builder = Builder::new(stream_seed(settings.seed, "init", 0));
-        let net = builder.within("f", |b| UNet::new(b, 1, CLASSES, &settings.unet))?;
-        Ok(Self { params: builder.finish(), net, loss: settings.train.loss })
+    /// The network, with parameters from `b`.
+    pub fn new(mut b: Builder, settings: &Settings) -> Result<Self> {
+        let net = unet(&mut b, "f", settings)?;
+        Ok(Self { params: b.finish(), net, loss: settings.train.loss })
     }
 }
 
@@ -32,16 +30,13 @@ impl Method for Supervised {
         &self.params
     }
 
-    fn loss(&self, tape: &Tape, batch: &Batch) -> Result<Losses> {
+    fn loss(&self, tape: &Tape, batch: &Batch, _step: Step) -> Result<Losses> {
         let logits = self.net.forward(tape, &tape.constant(&batch.labelled.image))?;
         let total = supervised_loss(tape, &logits, &batch.target, self.loss)?;
-        let parts = vec![("supervised", scalar(&total)?)];
-        Ok(Losses { total, parts })
+        losses(total.clone(), &[("supervised", &total)])
     }
 
     fn predict(&self, view: &View) -> Result<Tensor> {
-        let tape = Tape::new(Mode::Eval, 0);
-        let logits = self.net.forward(&tape, &tape.constant(&view.image))?;
-        softmax_eval(logits.value())
+        softmax_eval(&eval(&self.net, &view.image)?)
     }
 }

@@ -4,6 +4,9 @@ pub mod params;
 pub mod file;
 pub mod layers;
 pub mod unet;
+pub mod mcnet;
+pub mod pyramid;
+pub mod swin;
 
 #[cfg(test)]
 pub(crate) mod testing;

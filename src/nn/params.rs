@@ -159,6 +159,8 @@ pub enum Init {
     Constant(f32),
     /// Uniform in ±bound.
     Uniform(f64),
+    /// Normal with this deviation.
+    Normal(f64),
 }
 
 impl Init {
@@ -245,6 +247,15 @@ fn start(seed: u64, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
         Init::Uniform(bound) => {
             let mut rng = rng::stream(seed, &format!("init/{name}"), 0);
             (0..count).map(|_| (bound * (2.0 * rng.random::<f64>() - 1.0)) as f32).collect()
+        }
+        Init::Normal(deviation) => {
+            let mut rng = rng::stream(seed, &format!("init/{name}"), 0);
+            let mut draw = || {
+                // Box–Muller; 1 − u is in (0, 1], where the logarithm is finite.
+                let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+                (deviation * radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
+            };
+            (0..count).map(|_| draw()).collect()
         }
     };
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)

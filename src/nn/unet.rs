@@ -79,6 +79,17 @@ impl UNet {
         Ok(features)
     }
 
+    /// The four decoder features of encoder features, from 1/8 to full resolution, and the logits.
+    pub fn decode_all(&self, tape: &Tape, features: &[Var]) -> Result<(Vec<Var>, Var)> {
+        ensure!(features.len() == 5, "a u-net decodes five features, not {}", features.len());
+        let mut decoded: Vec<Var> = Vec::with_capacity(4);
+        for (block, skip) in self.decoder.iter().zip(features[..4].iter().rev()) {
+            decoded.push(block.forward(tape, decoded.last().unwrap_or(&features[4]), skip)?);
+        }
+        let logits = self.out.forward(tape, &decoded[3])?;
+        Ok((decoded, logits))
+    }
+
     /// Logits of encoder features, as [`Self::encode`] gives them.
     pub fn decode(&self, tape: &Tape, features: &[Var]) -> Result<Var> {
         let [finer @ .., deepest] = features else {
@@ -95,7 +106,7 @@ impl UNet {
 
 /// Twice: 3×3 convolution, batch norm, LeakyReLU; dropout between the two.
 #[derive(Debug)]
-struct ConvBlock {
+pub(super) struct ConvBlock {
     first: Conv,
     first_norm: BatchNorm,
     dropout: f64,
@@ -104,7 +115,7 @@ struct ConvBlock {
 }
 
 impl ConvBlock {
-    fn new(b: &mut Builder, from: usize, to: usize, dropout: f64) -> Result<Self> {
+    pub(super) fn new(b: &mut Builder, from: usize, to: usize, dropout: f64) -> Result<Self> {
         // The places of the activation (2, 6) and the dropout (3) in PyTorch's `Sequential` have no parameters.
         b.within("conv_conv", |b| {
             Ok(Self {
@@ -117,7 +128,7 @@ impl ConvBlock {
         })
     }
 
-    fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
+    pub(super) fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let h = self.first.forward(tape, x)?;
         let h = self.first_norm.leaky_dropout(tape, &h, SLOPE, self.dropout)?;
         let h = self.second.forward(tape, &h)?;

@@ -22,25 +22,31 @@
 //! random masks are functions of (seed, op, element).
 
 mod buffer;
+mod consistency;
 mod conv;
 mod elementwise;
 mod loss;
 mod math;
 mod matmul;
 mod memory;
+mod mutual;
 mod norm;
 mod optim;
 mod pool;
+mod pyramid;
 mod random;
 mod resize;
 mod shape;
+mod similarity;
 pub mod simd;
 mod tape;
+mod tokens;
 
 pub use loss::{softmax_confidence, softmax_eval};
 pub use norm::BatchNorm;
 pub use optim::{AdamW, Sgd, ema, poly_lr};
 pub use tape::{Gradients, Mode, Tape, Var};
+pub use tokens::{Rearrangement, Windows};
 
 #[cfg(test)]
 mod tests;

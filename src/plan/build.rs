@@ -28,7 +28,15 @@ use crate::store::key::{Key, canonical};
 /// the key stays what it was ([`canonical`]). By their places in [`Settings`], where `diffusion`, `evaluate` and `size`
 /// stand in the settings of all stages that have them. Entries stay forever.
 pub(super) fn later() -> Value {
-    json!({})
+    json!({
+        "features": { "aligned": true },
+        "mcsd": { "feature_dropout": false },
+        "train": { "lr_lag": 0 },
+        "consistency": { "weight": 0.1, "ramp": 1.0, "delay": 0 },
+        "teacher": { "ema": 0.99, "warm_up": true, "buffers": false },
+        "bcp": { "pretrain": 10_000, "weight": 0.5, "components": true },
+        "swin": { "channels": 96, "window": 7, "drop_path": 0.2 },
+    })
 }
 
 /// A way of looking at data sets.
@@ -96,6 +104,8 @@ fn neutralised(settings: &Settings, neutral: &Settings, idle: &[Idle], patients:
             "augment.jitter" => out.augment.jitter = neutral.augment.jitter,
             "augment.blur" => out.augment.blur = neutral.augment.blur,
             "augment.cutmix" => out.augment.cutmix = neutral.augment.cutmix,
+            "mcsd.feature_loss" => out.mcsd.feature_loss = neutral.mcsd.feature_loss,
+            "mcsd.test_stream" => out.mcsd.test_stream = neutral.mcsd.test_stream,
             field => out.take_field(field, neutral),
         }
     }

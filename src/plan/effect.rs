@@ -21,26 +21,44 @@ const SUPERVISED: Idle = (
     &["tau", "dfm", "dic", "mcsd"],
     "`method: supervised` learns from labelled slices alone, without MCSD's modules",
 );
+const MODULES: Idle = (&["dfm", "dic", "mcsd"], "only `method: mcsd` has these modules");
 const STREAM: Idle = (
-    &["timesteps", "blocks", "feature_dim", "features", "mcsd"],
+    &["timesteps", "blocks", "feature_dim", "features"],
     "only `method: mcsd` with `dfm: true` reads diffusion features",
 );
+const FEATURE_LOSS: Idle =
+    (&["mcsd.feature_loss", "mcsd.test_stream"], "only `method: mcsd` with `dfm: true` has a feature stream");
 const STRONG: Idle = (
     &["augment.jitter", "augment.blur", "augment.cutmix"],
-    "only `method: mcsd` with `dic: true` makes strongly augmented views",
+    "only `method: mcsd` with `dic: true` and `method: unimatch` make strongly augmented views",
 );
 const TAU: Idle = (&["tau"], "only `dfm: true` or `dic: true` makes pseudo-labels, which it filters");
+const UNUSED: Idle = (&["mcsd"], "only `dfm: true` or `dic: true` learns from unlabelled images");
+const UNFILTERED: Idle = (&["tau"], "only `method: mcsd` and `method: unimatch` drop unsure pseudo-labels");
+const RAMP: Idle = (&["consistency"], "this method's consistency has no ramped weight");
+const TEACHER: Idle = (&["teacher"], "only mean_teacher, ua_mt and bcp keep a moving average");
+const BCP: Idle = (&["bcp"], "only `method: bcp` has these choices");
+const SWIN: Idle = (&["swin"], "only `method: cross_teaching` has a Swin-Unet");
 
 /// What cannot influence the training of these settings.
 pub(super) fn idle_in_training(settings: &Settings) -> Vec<Idle> {
-    let mcsd = settings.method == Method::Mcsd;
-    let (dfm, dic) = (mcsd && settings.dfm, mcsd && settings.dic);
+    let method = settings.method;
+    let mcsd = method == Method::Mcsd;
     let mut idle = vec![ELSEWHERE];
-    idle.extend((!reads_diffusion(settings)).then_some(DIFFUSION));
-    idle.extend((!mcsd).then_some(SUPERVISED));
-    idle.extend((mcsd && !dfm && !dic).then_some(TAU));
-    idle.extend((!dfm).then_some(STREAM));
-    idle.extend((!dic).then_some(STRONG));
+    let mut when = |is_idle: bool, what: Idle| idle.extend(is_idle.then_some(what));
+    when(!reads_diffusion(settings), DIFFUSION);
+    when(method == Method::Supervised, SUPERVISED);
+    when(!mcsd && method != Method::Supervised, MODULES);
+    when(!mcsd && method != Method::Supervised && method != Method::Unimatch, UNFILTERED);
+    when(mcsd && !settings.uses_unlabelled(), TAU);
+    when(mcsd && !settings.uses_unlabelled(), UNUSED);
+    when(!settings.uses_features(), STREAM);
+    when(mcsd && !settings.uses_features(), FEATURE_LOSS);
+    when(!settings.uses_strong(), STRONG);
+    when(!method.has_ramp(), RAMP);
+    when(!method.has_teacher(), TEACHER);
+    when(method != Method::Bcp, BCP);
+    when(method != Method::CrossTeaching, SWIN);
     idle
 }
 
@@ -52,7 +70,7 @@ pub(super) fn reads_diffusion(settings: &Settings) -> bool {
 
 /// Whether diffusion features are read at all.
 pub(super) fn uses_features(settings: &Settings) -> bool {
-    settings.method == Method::Mcsd && settings.dfm
+    settings.uses_features()
 }
 
 /// Why `path` influences no stage of a point with these settings, where that is so.

@@ -96,10 +96,7 @@ impl<'a> Labels<'a> {
     /// `train mcsd 7 cases dfm dic seed=1` and `evaluate mcsd 7 cases dfm dic seed=1`, with the axes of `told`.
     pub(super) fn run(&self, point: &SweepPoint, patients: u32, told: &[usize]) -> [String; 2] {
         let settings = &*point.settings;
-        let method = match settings.method {
-            Method::Supervised => "supervised",
-            Method::Mcsd => "mcsd",
-        };
+        let method = settings.method.name();
         let mut train = String::with_capacity(64);
         let _ = write!(train, "train {method}");
         self.tell_data(&mut train, point);

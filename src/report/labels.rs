@@ -76,12 +76,24 @@ pub(super) fn value(text: &str) -> String {
     let known = match text {
         "mcsd" => "MCSD",
         "supervised" => "Supervised",
+        "mean_teacher" => "Mean teacher",
+        "ua_mt" => "UA-MT",
+        "urpc" => "URPC",
+        "cps" => "CPS",
+        // From scratch, whatever the reference starts from: until weights can be loaded.
+        "cross_teaching" => "CNN & Transformer (from scratch)",
+        "mc_net" => "MC-Net",
+        "mc_net_plus" => "MC-Net+",
+        "bcp" => "BCP",
+        "sc_ssl" => "SC-SSL (our reconstruction)",
+        "unimatch" => "UniMatch",
         "acdc" => "ACDC",
         "mnms" => "M&Ms",
         "phantom" => "Phantom",
         "ce_dice" => "CE + Dice",
         "ce" => "CE",
         "fixed_random" => "fixed random",
+        "per_image_random" => "random per image",
         _ => "",
     };
     if !known.is_empty() {

@@ -112,14 +112,29 @@ const SEED: Kind = Kind::Count(count(0, u64::MAX));
 const STEPS: u64 = 1_000_000_000;
 const PROBABILITY: Kind = Kind::Number(Range::Probability);
 
+const METHODS: Kind = Kind::Word(&[
+    "supervised",
+    "mean_teacher",
+    "ua_mt",
+    "urpc",
+    "cps",
+    "cross_teaching",
+    "mc_net",
+    "mc_net_plus",
+    "bcp",
+    "sc_ssl",
+    "unimatch",
+    "mcsd",
+]);
+
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 51] = [
+pub(super) static KEYS: [Key; 66] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
     key("data.name", Kind::Word(&["phantom", "acdc"])),
     key("data.root", Kind::Folder),
     key("data.patients", Kind::Count(count(10, 2_000))),
     key("data.seed", SEED),
-    key("method", Kind::Word(&["supervised", "mcsd"])),
+    key("method", METHODS),
     key("label_ratio", Kind::Ratio),
     key("seed", SEED),
     key("size", Kind::Count(multiple(32, 4096))),
@@ -143,20 +158,23 @@ pub(super) static KEYS: [Key; 51] = [
     key("diffusion.ema", Kind::Number(Range::BelowOne)),
     key("diffusion.seed", SEED),
     key("features.mode", Kind::Word(&["cached", "online"])),
-    key("features.reduction", Kind::Word(&["learned", "fixed_random"])),
+    key("features.reduction", Kind::Word(&["learned", "fixed_random", "per_image_random"])),
     key("features.noise_seed", SEED),
+    key("features.aligned", Kind::Flag),
     key("unet.channels", Kind::Counts(count(1, 65_536), Some(5), false)),
     key("unet.dropout", Kind::Numbers(Range::BelowOne, 5)),
     key("mcsd.feature_loss", Kind::Word(&["literal", "mutual", "fused"])),
     key("mcsd.test_stream", Kind::Word(&["image", "feature", "mean"])),
+    key("mcsd.feature_dropout", Kind::Flag),
     key("train.iterations", Kind::Count(count(1, STEPS))),
     key("train.batch", Kind::Count(count(1, 65_536))),
     key("train.lr", Kind::Number(Range::Positive)),
     key("train.momentum", Kind::Number(Range::BelowOne)),
     key("train.weight_decay", Kind::Number(Range::NotNegative)),
     key("train.poly", Kind::Number(Range::NotNegative)),
-    key("train.loss", Kind::Word(&["ce", "ce_dice"])),
+    key("train.loss", Kind::Word(&["ce", "ce_dice", "half_dice"])),
     key("train.validate_every", Kind::Count(count(1, STEPS))),
+    key("train.lr_lag", Kind::Count(count(0, STEPS))),
     key("augment.flip", PROBABILITY),
     key("augment.rotate", PROBABILITY),
     key("augment.jitter", PROBABILITY),
@@ -165,6 +183,18 @@ pub(super) static KEYS: [Key; 51] = [
     key("evaluate.split", Kind::Word(&["val", "test"])),
     key("evaluate.empty", Kind::Word(&["zero", "diagonal"])),
     key("evaluate.select", Kind::Word(&["best", "last"])),
+    key("consistency.weight", Kind::Number(Range::NotNegative)),
+    key("consistency.ramp", PROBABILITY),
+    key("consistency.delay", Kind::Count(count(0, STEPS))),
+    key("teacher.ema", Kind::Number(Range::BelowOne)),
+    key("teacher.warm_up", Kind::Flag),
+    key("teacher.buffers", Kind::Flag),
+    key("bcp.pretrain", Kind::Count(count(0, STEPS))),
+    key("bcp.weight", Kind::Number(Range::NotNegative)),
+    key("bcp.components", Kind::Flag),
+    key("swin.channels", Kind::Count(count(3, 4096))),
+    key("swin.window", Kind::Count(count(1, 4096))),
+    key("swin.drop_path", Kind::Number(Range::BelowOne)),
 ];
 
 /// Tables that may be written as one value: `data: acdc` is `data: { name: acdc }`.

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod methods;
+
+pub use methods::{BcpSettings, ConsistencySettings, Method, TeacherSettings};
+
 /// Everything that decides the result of one point of a sweep. Where it runs is never part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +51,18 @@ pub struct Settings {
     pub augment: AugmentSettings,
     /// Validation and test.
     pub evaluate: EvaluateSettings,
+    /// The weight of the consistency term.
+    #[serde(default)]
+    pub consistency: ConsistencySettings,
+    /// The moving average of a network.
+    #[serde(default)]
+    pub teacher: TeacherSettings,
+    /// Bidirectional copy-paste.
+    #[serde(default)]
+    pub bcp: BcpSettings,
+    /// The Swin-Unet of cross teaching.
+    #[serde(default)]
+    pub swin: SwinSettings,
 }
 
 /// Sizes and lengths of everything.
@@ -59,16 +75,6 @@ pub enum Preset {
     Lite,
     /// The paper's sizes: 256², the 256-channel diffusion model; needs a GPU.
     Paper,
-}
-
-/// A training method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Labelled slices only.
-    Supervised,
-    /// Multi-consistency segmentation with diffusion features.
-    Mcsd,
 }
 
 /// A data set and where it lies.
@@ -205,6 +211,14 @@ pub struct FeatureSettings {
     pub reduction: Reduction,
     /// Seed of the one noise map shared by all images and steps.
     pub noise_seed: u64,
+    /// Whether cached maps move with their image; `false` leaves them as the un-augmented image has them, as the
+    /// published code does.
+    #[serde(default = "yes")]
+    pub aligned: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Where the features of a training step come from.
@@ -225,6 +239,8 @@ pub enum Reduction {
     Learned,
     /// Random, seeded, shared by all images, never trained.
     FixedRandom,
+    /// A random one for each image, never trained, as the published code has it.
+    PerImageRandom,
 }
 
 /// The U-Net of SSL4MIS (five stages).
@@ -245,6 +261,9 @@ pub struct McsdSettings {
     pub feature_loss: FeatureLoss,
     /// Which stream predicts at validation and test.
     pub test_stream: TestStream,
+    /// Whether f also learns from its own pseudo-labels with perturbed features, as in UniMatch.
+    #[serde(default)]
+    pub feature_dropout: bool,
 }
 
 /// What couples image stream f and feature stream g.
@@ -291,6 +310,27 @@ pub struct TrainSettings {
     pub loss: SupervisedLoss,
     /// Steps between validations.
     pub validate_every: usize,
+    /// Steps by which the schedule of the learning rate lags: 1 where the reference sets the rate after its step.
+    #[serde(default)]
+    pub lr_lag: usize,
+}
+
+/// The Swin-Unet (heads 3, 6, 12, 24; two blocks in each of four stages).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwinSettings {
+    /// Channels of the first stage; a multiple of 3, its number of heads.
+    pub channels: usize,
+    /// Side of the attention windows, in patches of 4×4 pixels.
+    pub window: usize,
+    /// Probability of skipping the last encoder block's branches, rising linearly from 0 at the first, in [0, 1).
+    pub drop_path: f64,
+}
+
+impl Default for SwinSettings {
+    fn default() -> Self {
+        Self { channels: 96, window: 7, drop_path: 0.2 }
+    }
 }
 
 /// The supervised loss.
@@ -301,6 +341,8 @@ pub enum SupervisedLoss {
     Ce,
     /// The mean of cross-entropy and Dice.
     CeDice,
+    /// 1 − Σst/(Σs² + Σt²), Dice without its factor 2: MC-Net's.
+    HalfDice,
 }
 
 /// Weak and strong augmentation.
@@ -368,7 +410,8 @@ macro_rules! with_fields {
             preset: Preset, data: DataSettings, method: Method, label_ratio: LabelRatio, seed: u64, size: usize,
             tau: f64, dfm: bool, dic: bool, timesteps: Vec<usize>, blocks: Vec<usize>, feature_dim: usize,
             diffusion: DiffusionSettings, features: FeatureSettings, unet: UnetSettings, mcsd: McsdSettings,
-            train: TrainSettings, augment: AugmentSettings, evaluate: EvaluateSettings
+            train: TrainSettings, augment: AugmentSettings, evaluate: EvaluateSettings,
+            consistency: ConsistencySettings, teacher: TeacherSettings, bcp: BcpSettings, swin: SwinSettings
         }
     };
 }
@@ -413,6 +456,13 @@ with_fields!(field_table);
 impl Settings {
     /// The defaults of `preset` for `method`, on the phantom.
     pub fn preset(preset: Preset, method: Method) -> Self {
+        let mut settings = Self::sized(preset, method);
+        methods::adopt(&mut settings);
+        settings
+    }
+
+    /// The preset before the method's own protocol.
+    fn sized(preset: Preset, method: Method) -> Self {
         let paper = Self::paper(method);
         match preset {
             Preset::Paper => paper,
@@ -487,9 +537,14 @@ impl Settings {
                 mode: FeatureMode::Cached,
                 reduction: Reduction::Learned,
                 noise_seed: 0,
+                aligned: true,
             },
             unet: UnetSettings { channels: [16, 32, 64, 128, 256], dropout: [0.05, 0.1, 0.2, 0.3, 0.5] },
-            mcsd: McsdSettings { feature_loss: FeatureLoss::Mutual, test_stream: TestStream::Image },
+            mcsd: McsdSettings {
+                feature_loss: FeatureLoss::Mutual,
+                test_stream: TestStream::Image,
+                feature_dropout: false,
+            },
             train: TrainSettings {
                 // 300 passes over the unlabelled slices of ACDC with 7 labelled patients for MCSD.
                 iterations: if method == Method::Mcsd { 44_100 } else { 30_000 },
@@ -500,6 +555,7 @@ impl Settings {
                 poly: 0.9,
                 loss: SupervisedLoss::CeDice,
                 validate_every: 200,
+                lr_lag: 0,
             },
             augment: AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5 },
             evaluate: EvaluateSettings {
@@ -507,6 +563,10 @@ impl Settings {
                 empty: EmptyDistance::Zero,
                 select: Selection::Best,
             },
+            consistency: ConsistencySettings::default(),
+            teacher: TeacherSettings::default(),
+            bcp: BcpSettings::default(),
+            swin: SwinSettings::default(),
         }
     }
 }

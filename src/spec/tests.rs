@@ -102,7 +102,7 @@ fn every_setting_can_be_set_and_arrives() {
 #[test]
 fn presets_and_defaults_are_themselves_valid() {
     for preset in [Preset::Smoke, Preset::Lite, Preset::Paper] {
-        for method in [Method::Supervised, Method::Mcsd] {
+        for method in Method::ALL {
             let tree = json!(Settings::preset(preset, method));
             let mut text = String::from("base:\n");
             for key in &schema::KEYS {

@@ -1,6 +1,6 @@
 //! What must hold between the settings of a point. What must hold of one setting alone is in the schema.
 
-use super::settings::{DataName, DiffusionSettings, LabelRatio, Method, Settings, TestStream};
+use super::settings::{DataName, DiffusionSettings, FeatureMode, LabelRatio, Method, Settings, TestStream};
 
 /// Something that does not fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,43 @@ pub fn validate(settings: &Settings) -> Vec<Violation> {
             Some("use `image`, or `dfm: true`".into()),
         ));
     }
+    if settings.uses_features() && !settings.features.aligned && settings.features.mode == FeatureMode::Online
+    {
+        let message =
+            "`features.aligned: false` leaves cached maps unmoved; `online` makes them of the moved image";
+        let help = Some("use `features.mode: cached`".into());
+        found.push(violation(&["features.aligned", "features.mode"], message.into(), help));
+    }
+    method(settings, &mut found);
     found
+}
+
+/// What single methods ask of sizes.
+fn method(settings: &Settings, found: &mut Vec<Violation>) {
+    let Settings { size, train, swin, .. } = settings;
+    if settings.method == Method::Bcp && !train.batch.is_multiple_of(2) {
+        let message = format!("`bcp` pastes one half of a batch into the other: {} is odd", train.batch);
+        found.push(violation(&["train.batch", "method"], message, Some("use an even batch".into())));
+    }
+    if settings.method == Method::CrossTeaching {
+        if !swin.channels.is_multiple_of(3) {
+            let message =
+                format!("{} channels of the Swin-Unet do not divide into its 3 heads", swin.channels);
+            found.push(violation(&["swin.channels", "method"], message, Some("use a multiple of 3".into())));
+        }
+        let wrong = [4, 8, 16, 32]
+            .map(|factor| size / factor)
+            .into_iter()
+            .find(|side| *side > swin.window && !side.is_multiple_of(swin.window));
+        if let Some(side) = wrong {
+            let message = format!(
+                "a window of {} patches does not divide a stage of {side} patches at size {size}",
+                swin.window
+            );
+            let help = Some("the reference has window 7 at size 224".into());
+            found.push(violation(&["swin.window", "size", "method"], message, help));
+        }
+    }
 }
 
 /// Whether a number of labelled patients fits a training split; else what is wrong.
@@ -43,12 +79,14 @@ pub fn check_labelled(settings: &Settings, train_patients: usize) -> Option<Viol
         let message = format!("{labelled} labelled patients, but the training split has {train_patients}");
         return Some(violation(&paths, message, Some(format!("use {train_patients} or fewer"))));
     }
-    let unlabelled = settings.method == Method::Mcsd && (settings.dfm || settings.dic);
-    if unlabelled && labelled == train_patients {
+    if settings.uses_unlabelled() && labelled == train_patients {
         let message =
             format!("all {train_patients} training patients are labelled, which leaves none unlabelled");
-        let help =
-            "`mcsd` with `dfm` or `dic` learns from unlabelled patients; `supervised` needs none".into();
+        let help = match settings.method {
+            Method::Mcsd => "`mcsd` with `dfm` or `dic`".to_owned(),
+            method => format!("`{}`", method.name()),
+        };
+        let help = format!("{help} learns from unlabelled patients; `supervised` needs none");
         return Some(violation(&paths, message, Some(help)));
     }
     None

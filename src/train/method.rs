@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use super::{
     Checkpoints, Diverged, Monitor, Outcome, Progress, Row, Stopped, checkpoint, json_lines, predict,
 };
 use crate::data::{Dataset, Split};
-use crate::methods::{self, Losses, Method, scalar};
+use crate::methods::{self, Losses, Method, Step, scalar};
 use crate::ops::{Mode, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
 use crate::spec::settings::Settings;
@@ -24,6 +25,8 @@ pub const BEST: &str = "best.safetensors";
 pub const LAST: &str = "last.safetensors";
 /// The training curve, one JSON object a line.
 pub const HISTORY: &str = "history.jsonl";
+/// The best network of a first phase with its optimiser, from which a second one starts.
+const PHASE: &str = "phase.safetensors";
 
 /// Steps between two rows of the training curve, at most; each row holds the mean over its steps.
 const ROW_EVERY: usize = 10;
@@ -93,10 +96,20 @@ pub fn train(
     let method = methods::build(settings, &features.shapes()?)?;
     let sampler = Sampler::new(data, settings, patients, features)?;
     let mut run = Run::start(settings, method, dir, monitor)?;
-    let total = settings.train.iterations;
+    let total = settings.steps();
     let mut checkpoints = Checkpoints::new(monitor);
     loop {
-        if run.row_is_due() && !run.row(data, at_test, dir, monitor)? || monitor.stopped() {
+        if run.row_is_due() {
+            if !run.row(data, at_test, dir, monitor)? {
+                run.save(dir)?;
+                return Ok(Outcome::Stopped);
+            }
+            // Before any checkpoint: one taken here would not know that the second phase has begun.
+            if run.restarts() {
+                run.restart(dir, monitor)?;
+            }
+        }
+        if monitor.stopped() {
             run.save(dir)?;
             return Ok(Outcome::Stopped);
         }
@@ -144,12 +157,14 @@ impl<'a> Run<'a> {
         let step = self.state.step;
         let batch = sampler.batch(step)?;
         let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
-        let losses = self.method.loss(&tape, &batch)?;
+        let now = Step { index: step, total: self.settings.steps() };
+        let losses = self.method.loss(&tape, &batch, now)?;
         let total = scalar(&losses.total)?;
         ensure!(total.is_finite(), Diverged { step, loss: total, setting: "train.lr", value: train.lr });
         let gradients = tape.backward(&losses.total)?;
         let lr = self.lr(step);
         self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
+        self.method.after_step(now)?;
         self.state.sums.add(total, &losses);
         self.state.step += 1;
         Ok(total)
@@ -158,12 +173,19 @@ impl<'a> Run<'a> {
     /// The learning rate of step `step`.
     fn lr(&self, step: usize) -> f64 {
         let train = &self.settings.train;
-        poly_lr(train.lr, step, train.iterations, train.poly)
+        poly_lr(train.lr, step.saturating_sub(train.lr_lag), self.settings.steps(), train.poly)
+    }
+
+    /// Whether the first of two phases ends here.
+    fn restarts(&self) -> bool {
+        self.method.restart() == Some(self.state.step)
     }
 
     fn validates(&self) -> bool {
-        let (step, train) = (self.state.step, &self.settings.train);
-        step.is_multiple_of(train.validate_every) || step == train.iterations
+        let step = self.state.step;
+        step.is_multiple_of(self.settings.train.validate_every)
+            || self.restarts()
+            || step == self.settings.steps()
     }
 
     /// Whether the steps done end a row of the curve that is not written yet; also after a stop between the two.
@@ -191,6 +213,9 @@ impl<'a> Run<'a> {
             if self.state.best.is_none_or(|best| dice > best.dice) {
                 self.state.best = Some(Best { step, dice });
                 files::write_atomic(dir.join(BEST), self.method.params().encode()?)?;
+                if self.method.restart().is_some_and(|restart| step <= restart) {
+                    checkpoint::save(&dir.join(PHASE), self.tensors()?, &step)?;
+                }
             }
         }
         self.state.history.push(row);
@@ -208,15 +233,39 @@ impl<'a> Run<'a> {
         predict::mean_dice(&predictor, data, Split::Val, monitor)
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    /// Starts the second phase from the best network of the first and its optimiser; the best of the first counts no
+    /// more. A run that is killed behind this comes here again from an earlier checkpoint and finds the same file, or
+    /// one that it has just written again.
+    fn restart(&mut self, dir: &Path, monitor: &dyn Monitor) -> Result<()> {
+        let path = dir.join(PHASE);
+        let found = checkpoint::load::<usize>(&path, monitor)?;
+        let (mut tensors, _) = found.with_context(|| {
+            format!("{} is lost or damaged: remove {} and run again", path.display(), dir.display())
+        })?;
+        self.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
+        self.method.params().load(&tensors).context("start the second phase")?;
+        self.state.best = None;
+        self.method.after_restart()
+    }
+
+    /// Networks and optimiser.
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let moments = self.optimiser.state()?;
         let moments = checkpoint::prefixed("optimiser/", moments.iter().map(|(name, t)| (name.as_str(), t)));
-        let tensors = checkpoint::prefixed("", self.method.params().named()).chain(moments).collect();
-        checkpoint::save(&dir.join(checkpoint::FILE), tensors, &self.state)
+        Ok(checkpoint::prefixed("", self.method.params().named()).chain(moments).collect())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        checkpoint::save(&dir.join(checkpoint::FILE), self.tensors()?, &self.state)
     }
 
     fn finish(self, dir: &Path) -> Result<Outcome> {
         self.method.params().to_safetensors(&dir.join(LAST))?;
+        if let Err(error) = std::fs::remove_file(dir.join(PHASE))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).context("drop what the second phase started from");
+        }
         files::write_atomic(dir.join(HISTORY), &json_lines(&self.state.history)?)?;
         let best = self.state.best.context("no validation ran")?;
         let summary: Value = json!({
@@ -228,3 +277,6 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished(summary))
     }
 }
+
+#[cfg(test)]
+mod tests;

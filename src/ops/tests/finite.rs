@@ -7,7 +7,7 @@ use super::{dot, random, random_classes, values};
 use crate::ops::{BatchNorm, Mode, Tape, Var};
 
 /// Compares the gradients of Σ y·r with central differences, for every element of every input.
-fn check(name: &str, inputs: &[Tensor], run: impl Fn(&Tape, &[Var]) -> Result<Var>) {
+pub(super) fn check(name: &str, inputs: &[Tensor], run: impl Fn(&Tape, &[Var]) -> Result<Var>) {
     // The seed of the tape is fixed: dropout masks are the same in each evaluation.
     let forward = |inputs: &[Tensor]| {
         let tape = Tape::new(Mode::Train, 5);

@@ -1,6 +1,7 @@
 //! Every op against PyTorch (fixtures) and against finite differences; the same bits for any number of threads.
 
 mod finite;
+mod methods;
 mod pytorch;
 mod threads;
 

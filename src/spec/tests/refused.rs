@@ -75,7 +75,7 @@ base:
     error: a.yaml:10:9: `train.lr: 0.1`: expected a number above 0
       10 |     lr: '0.1'
          |         ^^^^^ write it without quotes
-    error: a.yaml:11:9: `train.loss: nothing`: expected `ce` or `ce_dice`
+    error: a.yaml:11:9: `train.loss: nothing`: expected `ce`, `ce_dice` or `half_dice`
       11 |     loss:
          |         ^
     error: a.yaml:12:11: `blocks: 2`: expected a list of whole numbers from 0 to 999
@@ -234,7 +234,7 @@ fn error_in_set() {
     error: --set:1:7: cannot be read as YAML: while parsing a node, did not find expected node content
       1 | seed=[
         |       ^
-    error: --set:1:1: `method: nothing`: expected `supervised` or `mcsd`
+    error: --set:1:1: `method: nothing`: expected `supervised`, `mean_teacher`, `ua_mt`, `urpc`, `cps`, `cross_teaching`, `mc_net`, `mc_net_plus`, `bcp`, `sc_ssl`, `unimatch` or `mcsd`
       1 | method=
         | ^^^^^^^
     error: --set:1:1: unknown setting `grid.seed`
