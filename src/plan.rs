@@ -15,6 +15,7 @@ mod effect;
 mod label;
 pub mod price;
 mod text;
+pub mod why;
 #[cfg(test)]
 mod tests;
 

@@ -40,7 +40,9 @@ fn help_names_the_commands_and_the_exit_codes() {
     let output = sweep(Path::new("."), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for word in ["run", "plan", "status", "report", "stage", "Examples:", "130 interrupted"] {
+    for word in
+        ["run", "plan", "why", "schema", "init", "status", "report", "stage", "Examples:", "130 interrupted"]
+    {
         assert!(help.contains(word), "`{word}` is missing in\n{help}");
     }
 }
@@ -115,4 +117,61 @@ fn the_status_of_a_sweep_that_never_ran_is_told() {
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("small: 0 of 2 points done"), "{out}");
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "a look writes nothing");
+}
+
+#[test]
+fn init_writes_a_sweep_that_plans_and_never_overwrites() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let written = sweep(dir.path(), &["init", "mine"]);
+    assert_eq!(written.status.code(), Some(0), "{}", text(&written.stderr));
+    let plan = sweep(dir.path(), &["plan", "mine.yaml"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", text(&plan.stderr));
+    assert!(text(&plan.stdout).contains("6 points need"), "{}", text(&plan.stdout));
+    let again = sweep(dir.path(), &["init", "mine.yaml"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("mine.yaml is there already"), "{}", text(&again.stderr));
+    assert_eq!(sweep(dir.path(), &["init", "my sweep"]).status.code(), Some(2), "no name for a folder");
+}
+
+#[test]
+fn a_schema_is_json() {
+    let output = sweep(Path::new("."), &["schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+}
+
+#[test]
+fn only_plans_a_part_and_explains_what_is_wrong() {
+    let (_dir, code, out, err) = with_file(GOOD, &["plan", "s.yaml", "--only", "tau=0.9"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("1 point needs") && !out.contains("0.95"), "{out}");
+    let (_dir, code, out, err) = with_file(GOOD, &["plan", "s.yaml", "--only", "tua=0.9"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert_eq!(
+        err,
+        "error: --only:1:1: unknown setting `tua`\n  1 | tua=0.9\n    | ^^^ did you mean `tau`?\n"
+    );
+}
+
+#[test]
+fn why_explains_each_stage_of_a_point() {
+    let (dir, code, out, err) = with_file(GOOD, &["why", "s.yaml", "tau=0.9"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("13 of 13 stages to run") && out.contains("no prepare stage is finished"), "{out}");
+    let id = out.split_whitespace().nth(1).expect("the name of the point").trim_end_matches(':');
+    let again = sweep(dir.path(), &["why", "s.yaml", &id[..6], "--json"]);
+    let points: serde_json::Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    assert_eq!((&points[0]["point"], &points[0]["stages"][0]["state"]), (&id.into(), &"new".into()));
+    let none = sweep(dir.path(), &["why", "s.yaml", "00000000"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("`sweep plan` lists them"), "{}", text(&none.stderr));
+}
+
+#[test]
+fn errors_of_the_plan_have_their_place() {
+    let wrong = "base: { preset: smoke, dfm: false }\ngrid:\n  blocks: [[2], [4]]\n  seed: [0, 1]\n";
+    let (_dir, code, out, err) = with_file(wrong, &["plan", "s.yaml"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.starts_with("error: s.yaml:3:3: axis `blocks` changes nothing: "), "{err}");
+    assert!(err.contains("  3 |   blocks: [[2], [4]]\n    |   ^^^^^^ every point needs"), "{err}");
 }

@@ -17,7 +17,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("metrics", &[]),
     ("nn", &["ops"]),
     ("ops", &[]),
-    ("plan", &["data", "spec", "stage", "store"]),
+    ("plan", &["cost", "data", "spec", "stage", "store"]),
     ("report", &["results", "spec", "stats", "store"]),
     ("results", &["plan", "spec", "stage", "stats", "store"]),
     ("spec", &[]),

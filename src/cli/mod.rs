@@ -8,6 +8,7 @@ mod completions;
 mod damage;
 mod doctor;
 mod gc;
+mod init;
 mod logs;
 mod lookup;
 mod methods;
@@ -18,9 +19,11 @@ mod provenance;
 mod report;
 mod rerun;
 mod run;
+mod schema;
 mod stage;
 mod status;
 mod table;
+mod why;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -49,6 +52,7 @@ Examples:
   sweep plan ablation.yaml                   what would run, what is shared, what is done
   sweep run ablation.yaml --set seed=0       one value of an axis only
   sweep run ablation.yaml --set data.name=acdc --set data.root=data/ACDC
+  sweep why ablation.yaml 'seed=0 dic=true'  which stages of a point would run, and what makes them new
   sweep status                               how far all sweeps are
   sweep status ablation --watch              one of them, with what failed and the time left
 
@@ -62,6 +66,7 @@ const EXIT_CODES: &str =
 enum Command {
     Run(run::Args),
     Plan(plan::Args),
+    Why(why::Args),
     Status(status::Args),
     Logs(logs::Args),
     Cancel(cancel::Args),
@@ -70,6 +75,8 @@ enum Command {
     Rerun(rerun::Args),
     Gc(gc::Args),
     Doctor(doctor::Args),
+    Schema(schema::Args),
+    Init(init::Args),
     Stage(stage::Args),
     Bench(bench::Args),
     Completions(completions::Args),
@@ -135,6 +142,9 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Why(args) => why::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Methods(args) => methods::run(&args),

@@ -20,12 +20,36 @@ use crate::store::{DEFAULT_ROOT, Store, files};
 pub(super) struct SweepArgs {
     /// The sweep file; a bare name is also looked for in sweeps/
     pub(super) file: PathBuf,
-    /// Overrides a setting, or an axis by one value, by its dotted path: `seed=0`, `train.iterations=500`, `blocks=[2,4]`
+    /// Overrides a setting, or an axis, by its dotted path: `seed=0`, `train.iterations=500`, `blocks=[2,4]`; a list of
+    /// values makes it an axis: `seed=[0,1]`, `blocks=[[2],[2,4]]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) sets: Vec<String>,
     /// Where finished stages are kept; sweeps share them there
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub(super) store: PathBuf,
+}
+
+/// The part of a sweep that a command is about.
+#[derive(Debug, clap::Args)]
+pub(super) struct PartArgs {
+    /// Only the points that this holds of: `seed=0`, `method in [mcsd, supervised] and not tau<0.9`
+    #[arg(long, value_name = "EXPR")]
+    only: Option<String>,
+}
+
+/// A sweep with its plan, and the part of it that was asked for.
+pub(super) struct Planned {
+    pub(super) sweep: Sweep,
+    /// The plan of all points.
+    pub(super) whole: Plan,
+    part: Option<Plan>,
+}
+
+impl Planned {
+    /// The plan of the points that were asked for.
+    pub(super) fn plan(&self) -> &Plan {
+        self.part.as_ref().unwrap_or(&self.whole)
+    }
 }
 
 /// Where the outcome goes.
@@ -48,6 +72,14 @@ impl SweepArgs {
         }
         let plan = Plan::new(&sweep).or_bad_input()?;
         Ok((sweep, plan))
+    }
+
+    /// [`Self::plan`], and the part that was asked for.
+    pub(super) fn part(&self, part: &PartArgs) -> Result<Planned> {
+        let (sweep, whole) = self.plan()?;
+        let select = |only: &String| Ok(whole.select(&sweep.only(only)?));
+        let part = part.only.as_ref().map(select).transpose().or_bad_input()?;
+        Ok(Planned { sweep, whole, part })
     }
 }
 

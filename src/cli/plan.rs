@@ -1,24 +1,31 @@
 //! `sweep plan FILE`.
 
+use std::num::NonZero;
+use std::thread;
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::pipeline::SweepArgs;
-use super::table::{shorten, table};
-use super::{Ending, count, say};
+use super::pipeline::{PartArgs, SweepArgs};
+use super::table::table;
+use super::{Ending, count, progress, say};
 use crate::plan::Plan;
+use crate::plan::price::{Basis, Price, prices};
 use crate::spec::Sweep;
 use crate::stage::StageKind;
-use crate::store::Store;
+use crate::store::{Meta, Store};
 
 /// Rows of a table unless `--all` is given.
 const MOST: usize = 40;
 
-/// Show the points and stages of a sweep file, what they share, and what is finished; run nothing
+/// Show the points and stages of a sweep file, what they share, what is finished, and what the rest costs; run nothing
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
+    #[command(flatten)]
+    part: PartArgs,
     /// Show every row of long tables
     #[arg(long)]
     all: bool,
@@ -27,14 +34,27 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// A plan beside the store.
+struct View<'a> {
+    plan: &'a Plan,
+    /// For each stage, whether it is finished.
+    done: Vec<bool>,
+    prices: Vec<Price>,
+}
+
 pub(super) fn run(args: &Args) -> Result<Ending> {
-    let (sweep, plan) = args.sweep.plan()?;
+    let planned = args.sweep.part(&args.part)?;
+    let plan = planned.plan();
     let store = Store::at(&args.sweep.store);
-    let done: Vec<bool> = plan.stages.iter().map(|stage| store.object(&stage.key).is_some()).collect();
+    let found: Vec<Option<Meta>> = plan.stages.iter().map(|stage| store.meta(&stage.key)).collect();
+    let done: Vec<bool> = found.iter().map(Option::is_some).collect();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let prices = prices(plan, &found, &store.finished(), threads);
+    let view = View { plan, done, prices };
     if args.json {
-        say(&object(&sweep, &plan, &done).to_string())?;
+        say(&view.object(&planned.sweep).to_string())?;
     } else {
-        say(&text(&sweep, &plan, &done, if args.all { usize::MAX } else { MOST }))?;
+        say(&view.text(&planned.sweep, if args.all { usize::MAX } else { MOST }))?;
     }
     Ok(Ending::Done)
 }
@@ -57,112 +77,259 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-fn text(sweep: &Sweep, plan: &Plan, done: &[bool], most: usize) -> String {
-    let title = match sweep.description.trim() {
-        "" => sweep.name.clone(),
-        description => format!("{}: {description}", sweep.name),
-    };
-    format!(
-        "{title}\n\n{}\n\n{}\n\n{}\n\n{}",
-        points(plan, done, most),
-        stages(plan, done, most),
-        kinds(plan, done),
-        conclusion(plan, done)
-    )
-}
-
-fn points(plan: &Plan, done: &[bool], most: usize) -> String {
-    let missing = missing_of_points(plan, done);
-    let axes: Vec<&str> = plan
-        .points
-        .first()
-        .map(|point| point.axes.iter().map(|(name, _)| name).collect())
-        .unwrap_or_default();
-    let rows = plan.points.iter().zip(missing).map(|(point, missing)| {
-        let mut row = vec![point.id.clone()];
-        let value = |name: &str| point.axes.get(name).filter(|value| !value.is_null()).map(shown);
-        row.extend(axes.iter().map(|axis| value(axis).unwrap_or_default()));
-        row.push(if missing == 0 { "done".into() } else { format!("{} to run", count(missing, "stage")) });
-        row
-    });
-    let (rows, more) = shorten(rows.collect(), most, "--all shows them");
-    let head: Vec<&str> = ["point"].into_iter().chain(axes.iter().copied()).chain(["state"]).collect();
-    table(&head, &rows, 0) + &more
-}
-
-fn stages(plan: &Plan, done: &[bool], most: usize) -> String {
-    let rows = plan.stages.iter().zip(done).map(|(stage, &done)| {
-        let points = count(stage.points.len(), "point");
-        let state = if done { "done" } else { "to run" };
-        vec![stage.key.as_str()[..8].to_owned(), stage.label.clone(), points, state.to_owned()]
-    });
-    let (rows, more) = shorten(rows.collect(), most, "--all shows them");
-    table(&["key", "stage", "needed by", "state"], &rows, 0) + &more
-}
-
 const KINDS: [StageKind; 5] =
     [StageKind::Prepare, StageKind::Pretrain, StageKind::Features, StageKind::Train, StageKind::Evaluate];
 
-/// For each kind: its stages, those that are done, and how many there would be if each point had its own.
-fn counts(plan: &Plan, done: &[bool]) -> Vec<(StageKind, usize, usize, usize)> {
-    let of_kind = |kind: StageKind| {
-        let stages = plan.stages.iter().zip(done).filter(move |(stage, _)| stage.kind == kind);
-        stages.fold((kind, 0, 0, 0), |(kind, all, finished, unshared), (stage, &done)| {
-            (kind, all + 1, finished + usize::from(done), unshared + stage.points.len().max(1))
-        })
-    };
-    KINDS.into_iter().map(of_kind).filter(|&(_, all, _, _)| all > 0).collect()
+/// What the stages of some kind, or all, come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sum {
+    stages: usize,
+    done: usize,
+    /// Stages, seconds and bytes if each point had its own.
+    unshared: (usize, f64, f64),
+    seconds: f64,
+    disk: f64,
+    /// Of those that are to run.
+    left: (f64, f64),
 }
 
-fn kinds(plan: &Plan, done: &[bool]) -> String {
-    let row = |(kind, all, finished, unshared): (StageKind, usize, usize, usize)| {
-        vec![
-            kind.name().to_owned(),
-            all.to_string(),
-            unshared.to_string(),
-            finished.to_string(),
-            (all - finished).to_string(),
-        ]
-    };
-    let rows: Vec<_> = counts(plan, done).into_iter().map(row).collect();
-    table(&["kind", "stages", "without sharing", "done", "to run"], &rows, 0)
+impl Sum {
+    fn add(&mut self, price: &Price, done: bool, points: usize) {
+        let (points, disk) = (points.max(1), price.disk as f64);
+        self.stages += 1;
+        self.seconds += price.seconds;
+        self.disk += disk;
+        self.unshared.0 += points;
+        self.unshared.1 += price.seconds * points as f64;
+        self.unshared.2 += disk * points as f64;
+        if done {
+            self.done += 1;
+        } else {
+            self.left.0 += price.seconds;
+            self.left.1 += disk;
+        }
+    }
 }
 
-fn conclusion(plan: &Plan, done: &[bool]) -> String {
-    let unshared: usize = counts(plan, done).iter().map(|&(_, _, _, unshared)| unshared).sum();
-    let (points, stages) = (plan.points.len(), plan.stages.len());
-    let finished = done.iter().filter(|&&done| done).count();
-    format!(
-        "{} need {}; without sharing it would be {unshared}. {finished} done, {} to run.",
-        count(points, "point"),
-        count(stages, "stage"),
-        stages - finished
-    )
-}
+impl View<'_> {
+    fn text(&self, sweep: &Sweep, most: usize) -> String {
+        let title = match sweep.description.trim() {
+            "" => sweep.name.clone(),
+            description => format!("{}: {description}", sweep.name),
+        };
+        format!(
+            "{title}\n\n{}\n\n{}\n\n{}\n\n{}",
+            self.points(most),
+            self.stages(most),
+            self.kinds(),
+            self.conclusion()
+        )
+    }
 
-fn object(sweep: &Sweep, plan: &Plan, done: &[bool]) -> Value {
-    let missing = missing_of_points(plan, done);
-    let points = plan.points.iter().zip(missing).map(|(point, missing)| {
-        let axes: serde_json::Map<String, Value> = point.axes.to_vec().into_iter().collect();
+    fn points(&self, most: usize) -> String {
+        let missing = missing_of_points(self.plan, &self.done);
+        let rows = self.plan.points.iter().zip(missing).take(most).map(|(point, missing)| {
+            let mut row = vec![point.id.clone()];
+            row.extend(point.axes.iter().map(|(_, value)| match value {
+                Value::Null => "–".into(),
+                value => shown(value),
+            }));
+            row.push(if missing == 0 {
+                "done".into()
+            } else {
+                format!("{} to run", count(missing, "stage"))
+            });
+            row
+        });
+        let names =
+            self.plan.points.first().into_iter().flat_map(|point| point.axes.iter().map(|(name, _)| name));
+        let head: Vec<&str> = ["point"].into_iter().chain(names).chain(["state"]).collect();
+        table(&head, &rows.collect::<Vec<_>>(), 0) + &more(self.plan.points.len(), most)
+    }
+
+    fn stages(&self, most: usize) -> String {
+        let stages = self.plan.stages.iter().zip(&self.done).zip(&self.prices).take(most);
+        let rows = stages.map(|((stage, &done), price)| {
+            vec![
+                stage.key.as_str()[..8].to_owned(),
+                stage.label.clone(),
+                count(stage.points.len(), "point"),
+                time(price.seconds),
+                bytes(price.disk as f64),
+                if done { "done" } else { "to run" }.to_owned(),
+            ]
+        });
+        let head = ["key", "stage", "needed by", "time", "disk", "state"];
+        table(&head, &rows.collect::<Vec<_>>(), 0) + &more(self.plan.stages.len(), most)
+    }
+
+    /// Each kind of which there are stages, and what they come to.
+    fn sums(&self) -> Vec<(StageKind, Sum)> {
+        let mut sums = KINDS.map(|kind| (kind, Sum::default()));
+        for ((stage, &done), price) in self.plan.stages.iter().zip(&self.done).zip(&self.prices) {
+            sums[stage.kind as usize].1.add(price, done, stage.points.len());
+        }
+        sums.into_iter().filter(|(_, sum)| sum.stages > 0).collect()
+    }
+
+    fn total(&self) -> Sum {
+        let mut total = Sum::default();
+        for ((stage, &done), price) in self.plan.stages.iter().zip(&self.done).zip(&self.prices) {
+            total.add(price, done, stage.points.len());
+        }
+        total
+    }
+
+    fn kinds(&self) -> String {
+        let row = |(kind, sum): (StageKind, Sum)| {
+            vec![
+                kind.name().to_owned(),
+                sum.stages.to_string(),
+                sum.unshared.0.to_string(),
+                sum.done.to_string(),
+                (sum.stages - sum.done).to_string(),
+                time(sum.left.0),
+                bytes(sum.left.1),
+            ]
+        };
+        let rows: Vec<_> = self.sums().into_iter().map(row).collect();
+        table(
+            &["kind", "stages", "without sharing", "done", "to run", "time to run", "disk to fill"],
+            &rows,
+            0,
+        )
+    }
+
+    fn conclusion(&self) -> String {
+        let total = self.total();
+        let points = self.plan.points.len();
+        let mut lines = vec![format!(
+            "{} {} {}; without sharing it would be {}. {} done, {} to run.",
+            count(points, "point"),
+            if points == 1 { "needs" } else { "need" },
+            count(total.stages, "stage"),
+            total.unshared.0,
+            total.done,
+            total.stages - total.done
+        )];
+        if total.done < total.stages {
+            let (seconds, disk) = total.left;
+            let basis = self.basis();
+            lines.push(format!(
+                "To run: about {} of work, one stage at a time, and {} of disk{basis}.",
+                time(seconds),
+                bytes(disk)
+            ));
+        }
+        let (_, seconds, disk) = total.unshared;
+        if total.unshared.0 > total.stages {
+            lines.push(format!(
+                "Sharing saves {} of {} and {} of {}.",
+                time(seconds - total.seconds),
+                time(seconds),
+                bytes(disk - total.disk),
+                bytes(disk)
+            ));
+        }
+        lines.join("\n")
+    }
+
+    /// Where the times of what is to run come from.
+    fn basis(&self) -> String {
+        let left = || self.plan.stages.iter().zip(&self.prices).zip(&self.done).filter(|(_, done)| !**done);
+        let kinds = |test: fn(&Basis) -> bool| {
+            let mut kinds: Vec<&str> = left()
+                .filter(|((_, price), _)| test(&price.basis))
+                .map(|((stage, _), _)| stage.kind.name())
+                .collect();
+            kinds.dedup();
+            kinds.join(", ")
+        };
+        let (runs, counted) =
+            (kinds(|basis| matches!(basis, Basis::Runs(_))), kinds(|b| *b == Basis::Counted));
+        match (runs.is_empty(), counted.is_empty()) {
+            (true, _) => " (from a count of operations: nothing like it is finished here)".into(),
+            (_, true) => " (from finished stages in this store)".into(),
+            _ => {
+                format!(" ({runs} from finished stages in this store, {counted} from a count of operations)")
+            }
+        }
+    }
+
+    fn object(&self, sweep: &Sweep) -> Value {
+        let missing = missing_of_points(self.plan, &self.done);
+        let points = self.plan.points.iter().zip(missing).map(|(point, missing)| {
+            let axes: serde_json::Map<String, Value> = point.axes.to_vec().into_iter().collect();
+            json!({
+                "id": point.id, "axes": axes, "train": point.train, "evaluate": point.evaluate,
+                "stages_to_run": missing,
+            })
+        });
+        let stages = self.plan.stages.iter().enumerate().map(|(i, stage)| {
+            let Price { seconds, disk, basis } = self.prices[i];
+            let basis = match basis {
+                Basis::Measured => json!("measured"),
+                Basis::Runs(n) => json!({"runs": n}),
+                Basis::Counted => json!("counted"),
+            };
+            json!({
+                "key": stage.key, "kind": stage.kind, "label": stage.label, "parents": self.plan.spec(i).parents,
+                "points": stage.points.len(), "done": self.done[i],
+                "seconds": seconds, "disk": disk, "basis": basis,
+            })
+        });
+        let sum = |sum: Sum| {
+            json!({
+                "stages": sum.stages, "done": sum.done, "seconds": sum.seconds, "disk": sum.disk,
+                "seconds_to_run": sum.left.0, "disk_to_fill": sum.left.1, "without_sharing": sum.unshared.0,
+                "seconds_without_sharing": sum.unshared.1, "disk_without_sharing": sum.unshared.2,
+            })
+        };
+        let kinds = self.sums().into_iter().map(|(kind, of_kind)| {
+            let mut value = sum(of_kind);
+            value["kind"] = json!(kind);
+            value
+        });
         json!({
-            "id": point.id, "axes": axes, "train": point.train, "evaluate": point.evaluate,
-            "stages_to_run": missing,
+            "name": sweep.name, "description": sweep.description,
+            "points": points.collect::<Vec<_>>(), "stages": stages.collect::<Vec<_>>(),
+            "kinds": kinds.collect::<Vec<_>>(), "total": sum(self.total()),
         })
-    });
-    let stages = plan.stages.iter().zip(done).enumerate().map(|(i, (stage, done))| {
-        json!({
-            "key": stage.key, "kind": stage.kind, "label": stage.label, "parents": plan.spec(i).parents,
-            "points": stage.points.len(), "done": done,
-        })
-    });
-    let kinds = counts(plan, done).into_iter().map(|(kind, all, finished, unshared)| {
-        json!({"kind": kind, "stages": all, "done": finished, "without_sharing": unshared})
-    });
-    json!({
-        "name": sweep.name, "description": sweep.description,
-        "points": points.collect::<Vec<_>>(), "stages": stages.collect::<Vec<_>>(),
-        "kinds": kinds.collect::<Vec<_>>(),
-    })
+    }
+}
+
+/// What is said of the rows that are not shown.
+fn more(rows: usize, most: usize) -> String {
+    match rows.saturating_sub(most) {
+        0 => String::new(),
+        more => format!("\n  … and {more} more (--all shows them)"),
+    }
+}
+
+/// Seconds as a person says them: `0.4 s`, `3 min`, `2 h 10 min`, `12 d`.
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.05 => "0 s".into(),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 48.0 * 3600.0 => progress::time(Duration::from_secs_f64(s.round())),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// `12 kB`, `3.4 MB`.
+fn bytes(bytes: f64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes.max(0.0);
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if value < 10.0 && unit > 0 {
+        format!("{value:.1} {}", units[unit])
+    } else {
+        format!("{value:.0} {}", units[unit])
+    }
 }
 
 #[cfg(test)]
@@ -172,8 +339,7 @@ mod tests {
     use crate::stage::StageSpec;
     use crate::store::key::Key;
 
-    #[test]
-    fn sharing_is_counted() {
+    fn plan() -> Plan {
         let stage = |kind, points: &[usize]| {
             let spec = StageSpec { kind, settings: json!({}), local: json!({}), parents: vec![] };
             let label = format!("{} {points:?}", spec.kind.name());
@@ -184,15 +350,33 @@ mod tests {
             stage(StageKind::Train, &[0]),
             stage(StageKind::Train, &[1]),
         ];
-        let plan = Plan::of("test", stages);
-        let done = [true, true, false];
-        assert_eq!(counts(&plan, &done), [(StageKind::Prepare, 1, 1, 2), (StageKind::Train, 2, 1, 2)]);
-        let text = conclusion(&plan, &done);
-        assert!(text.ends_with("need 3 stages; without sharing it would be 4. 2 done, 1 to run."), "{text}");
+        Plan::of("test", stages)
+    }
+
+    #[test]
+    fn sharing_is_counted() {
+        let plan = plan();
+        let price = |seconds, disk, basis| Price { seconds, disk, basis };
+        let prices = vec![
+            price(100.0, 1_000_000, Basis::Measured),
+            price(60.0, 5_000, Basis::Measured),
+            price(70.0, 5_000, Basis::Runs(1)),
+        ];
+        let view = View { plan: &plan, done: vec![true, true, false], prices };
+        let sums = view.sums();
+        assert_eq!((sums[0].1.stages, sums[0].1.done, sums[0].1.unshared), (1, 1, (2, 200.0, 2e6)));
+        assert_eq!((sums[1].1.stages, sums[1].1.done, sums[1].1.left), (2, 1, (70.0, 5_000.0)));
+        insta::assert_snapshot!(view.conclusion(), @r"
+        0 points need 3 stages; without sharing it would be 4. 2 done, 1 to run.
+        To run: about 1 min 10 s of work, one stage at a time, and 5.0 kB of disk (from finished stages in this store).
+        Sharing saves 1 min 40 s of 5 min 30 s and 1.0 MB of 2.0 MB.
+        ");
     }
 
     #[test]
     fn values_are_shown_as_written() {
         assert_eq!(shown(&json!([[0, 1], "a", true])), "[[0, 1], a, true]");
+        assert_eq!([0.0, 0.44, 75.0, 2e6].map(time), ["0 s", "0.4 s", "1 min 15 s", "23.1 days"]);
+        assert_eq!([0.0, 999.0, 1e3, 34.4e6, 2e12].map(bytes), ["0 B", "999 B", "1.0 kB", "34 MB", "2.0 TB"]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::pipeline::{Output, OutputArgs, SweepArgs};
+use super::pipeline::{Output, OutputArgs, PartArgs, SweepArgs};
 use super::progress::{self, Style};
 use super::{Ending, OrBadInput as _, count, damage, say, seconds, tell};
 use crate::exec::{self, Device, Devices, Executor, Inline, Local, Options, Outcome, Stop, Summary};
@@ -30,6 +30,8 @@ const REPAIRS: usize = 3;
 pub(super) struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
+    #[command(flatten)]
+    part: PartArgs,
     #[command(flatten)]
     output: OutputArgs,
     /// Stages at once, each in a process of its own [default: one for each device]
@@ -68,24 +70,26 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Ending> {
-    let (sweep, plan) = args.sweep.plan()?;
+    let planned = args.sweep.part(&args.part)?;
+    // The report shows the whole sweep, also where a part of it is run.
+    let (sweep, whole, plan) = (&planned.sweep, &planned.whole, planned.plan());
     let devices = args.device.resolve().or_bad_input()?;
-    let first = first(&args.first, &plan).or_bad_input()?;
+    let first = first(&args.first, plan).or_bad_input()?;
     let output = args.output.open(&sweep.name).or_bad_input()?;
     let store = Store::open(&args.sweep.store).or_bad_input()?;
-    let index = Index::of(&sweep, &plan)?;
+    let index = Index::of(sweep, whole)?;
     index.save(&store)?; // before anything is looked at: see there
     tidy(&store, &output);
     let finished = plan.points.iter().all(|point| store.object(&point.evaluate).is_some());
     if finished && output.is_rendered(&index, &store) {
-        return nothing_to_do(args, &plan, &output);
+        return nothing_to_do(args, plan, &output);
     }
 
     let running = store.begin_run(&sweep.name, &args.sweep.file, plan.points.len(), plan.stages.len())?;
     let stop = Stop::with_file(running.stop_file());
     listen(&stop)?;
     let options = options(args, devices, first);
-    let result = bring_to_end(args, &plan, &store, &options, &stop);
+    let result = bring_to_end(args, plan, &store, &options, &stop);
     drop(running);
     tidy(&store, &output); // also of an engine that was killed before, whose workers may have lived until now
     let summary = result?;
@@ -100,10 +104,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let nothing = summary.complete() && summary.count(|outcome| matches!(outcome, Outcome::Done { .. })) == 0;
     let rendered = output.render(&index, &store);
     if nothing && rendered.is_ok() {
-        return nothing_to_do(args, &plan, &output);
+        return nothing_to_do(args, plan, &output);
     }
     // Whatever became of the report: what the run came to is said.
-    conclude(args, &plan, &summary)?;
+    conclude(args, plan, &summary)?;
     rendered.context("the report could not be written")?;
     report_line(args, &output)?;
     Ok(if summary.complete() { Ending::Done } else { Ending::Failed })

@@ -1,7 +1,7 @@
 //! What the stages of a plan cost in time and disk: as measured where they are finished; as stages of their kind took in
 //! the store, scaled by their operations and bytes; else from the operations and bytes alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 
@@ -56,12 +56,16 @@ pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: u
             groups.entry(group).or_default().push(i);
         }
     }
-    let share = |i: usize| match plan.stages[i].group.as_deref().and_then(|group| groups.get(group)) {
+    let members = |i: usize| plan.stages[i].group.as_deref().and_then(|group| groups.get(group));
+    let share = |i: usize| match members(i) {
         Some(members) => part(cost::group(members.iter().map(|&i| costs[i])), members.len(), costs[i]),
         None => costs[i],
     };
+    let members = |i: usize| members(i).map_or(1, Vec::len);
     let price = |i: usize| match &found[i] {
-        Some(meta) => Price { seconds: meta.seconds, disk: disk(meta), basis: Basis::Measured },
+        Some(meta) => {
+            Price { seconds: own_seconds(meta, members(i)), disk: disk(meta), basis: Basis::Measured }
+        }
         None => rates.price(plan.stages[i].kind, plan.stages[i].method, &share(i), threads),
     };
     (0..plan.stages.len()).map(price).collect()
@@ -70,6 +74,11 @@ pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: u
 /// One of `n` stages of a group: an equal part of the work that they share, and its own disk.
 fn part(group: StageCost, n: usize, own: StageCost) -> StageCost {
     StageCost { work: group.work * (1.0 / n as f64), ..own }
+}
+
+/// Seconds of one of `n` stages of a group: each one's metadata has those of the whole.
+fn own_seconds(meta: &Meta, n: usize) -> f64 {
+    if meta.kind == StageKind::Features { meta.seconds / n as f64 } else { meta.seconds }
 }
 
 fn disk(meta: &Meta) -> u64 {
@@ -156,7 +165,7 @@ impl Rates {
         let costs: Vec<Option<(StageCost, Option<Method>)>> =
             finished.par_iter().map(|meta| cost_of(meta, &by_key)).collect();
         // The maps of one pass through a model share its work.
-        let mut groups: HashMap<(String, u64, u64), Vec<usize>> = HashMap::new();
+        let mut groups: BTreeMap<(String, u64, u64), Vec<usize>> = BTreeMap::new();
         for (i, meta) in finished.iter().enumerate() {
             groups.entry(group_of(meta, i)).or_default().push(i);
         }
@@ -168,7 +177,7 @@ impl Rates {
                 let (Some((own, method)), meta) = (costs[i], &finished[i]) else { continue };
                 let cost = part(whole, known().count(), own);
                 let rate = rates.entry((meta.kind, method)).or_default();
-                rate.seconds += meta.seconds;
+                rate.seconds += own_seconds(meta, members.len());
                 rate.counted_seconds += counted(cost.work, threads);
                 rate.disk += disk(meta) as f64;
                 rate.counted_disk += cost.disk as f64;
@@ -219,6 +228,17 @@ fn cost_of(meta: &Meta, by_key: &HashMap<&Key, &Meta>) -> Option<(StageCost, Opt
         let PretrainSettings { size, diffusion, .. } = serde_json::from_value(meta.settings.clone()).ok()?;
         Some(Settings { size, diffusion, ..Settings::preset(Preset::Lite, Method::Mcsd) })
     };
+    // A training's own settings do not tell of the model whose maps it reads.
+    let read = |train: &Meta| {
+        let settings = trained(train)?;
+        let reads = |prefix: &str| train.parents.iter().find(|parent| parent.role.starts_with(prefix));
+        let model = match (reads("diffusion"), reads("features/")) {
+            (Some(model), _) => by_key.get(&model.key).copied()?,
+            (None, Some(map)) => parent(by_key.get(&map.key).copied()?, "diffusion")?,
+            (None, None) => return Some(settings),
+        };
+        Some(Settings { diffusion: modelled(model)?.diffusion, ..settings })
+    };
     let data = if meta.kind == StageKind::Prepare { meta } else { parent(meta, "data")? };
     let facts = prepared(data)?;
     let (settings, block) = match meta.kind {
@@ -228,10 +248,10 @@ fn cost_of(meta: &Meta, by_key: &HashMap<&Key, &Meta>) -> Option<(StageCost, Opt
             let FeaturesSettings { block, .. } = serde_json::from_value(meta.settings.clone()).ok()?;
             (modelled(parent(meta, "diffusion")?)?, Some(block))
         }
-        StageKind::Train => (trained(meta)?, None),
+        StageKind::Train => (read(meta)?, None),
         StageKind::Evaluate => {
             let EvaluateStage { evaluate, size, .. } = serde_json::from_value(meta.settings.clone()).ok()?;
-            (Settings { evaluate, size, ..trained(parent(meta, "train")?)? }, None)
+            (Settings { evaluate, size, ..read(parent(meta, "train")?)? }, None)
         }
     };
     let method = (meta.kind == StageKind::Train).then_some(settings.method);

@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use proptest::prelude::*;
+use serde_json::json;
 
+use super::price::{Basis, Price, prices};
+use super::why::{Change, Reason, why};
 use super::{Inspected, Plan};
 use crate::spec::settings::{DataName, DataSettings, LabelRatio, Settings};
 use crate::spec::stages::{EvaluateStage, FeaturesSettings, PrepareLocal, PrepareSettings, PretrainSettings};
 use crate::spec::validate::phantom_train_patients;
 use crate::spec::{Sweep, load};
 use crate::stage::StageKind;
+use crate::store::Meta;
+use crate::store::key::{Key, canonical};
 
 /// Data sets as the plan sees them, without data.
 #[expect(clippy::unnecessary_wraps, reason = "has the type of looking at real data")]
@@ -30,6 +35,13 @@ fn sweep(text: &str) -> Sweep {
 
 fn plan(text: &str) -> Plan {
     Plan::with(&sweep(text), &inspect).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Why a sweep cannot be planned; the file is called `test.yaml`.
+fn refused(text: &str) -> String {
+    let sweep = sweep(text);
+    let folder = format!("{}/", sweep.path.parent().unwrap().display());
+    format!("{:#}", Plan::with(&sweep, &inspect).unwrap_err()).replace(&folder, "")
 }
 
 fn counts(plan: &Plan) -> [usize; 5] {
@@ -231,17 +243,53 @@ fn the_papers_pairs_of_acdc() {
     let local: PrepareLocal = serde_json::from_value(plan.spec(0).local).unwrap();
     assert!(local.root.is_absolute() && local.root.ends_with("here"));
     let text = "base: { data: { name: acdc, root: here }, label_ratio: 71 cases }";
-    let error = Plan::with(&sweep(text), &inspect).unwrap_err();
-    insta::assert_snapshot!(format!("{error:#}"), @"`label_ratio: 71 cases` does not fit the data set: 71 labelled patients, but the training split has 70; use 70 or fewer");
+    insta::assert_snapshot!(refused(text), @r"
+    error: test.yaml:1:56: `label_ratio: 71 cases` does not fit the data set: 71 labelled patients, but the training split has 70
+      1 | base: { data: { name: acdc, root: here }, label_ratio: 71 cases }
+        |                                                        ^^^^^^^^ use 70 or fewer
+    ");
 }
 
 #[test]
 fn an_axis_without_effect_is_refused_with_the_reason() {
-    let why = |text: &str| format!("{:#}", Plan::with(&sweep(text), &inspect).unwrap_err());
-    insta::assert_snapshot!(why("base: { method: supervised }\ngrid: { seed: [0, 1], tau: [0.8, 0.9] }"), @"axis `tau` changes nothing: `method: supervised` learns from labelled slices alone, without MCSD's modules; every point needs the same stages as with `tau: 0.8`");
-    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { blocks: [[1], [2]], seed: [0, 1] }"), @"axis `blocks` changes nothing: only `method: mcsd` with `dfm: true` reads diffusion features; every point needs the same stages as with `blocks: [1]`");
-    insta::assert_snapshot!(why("grid: { data.root: [a, b] }"), @r#"axis `data.root` changes nothing: the folder of the data is no part of a result, its content is; every point needs the same stages as with `data.root: "a"`"#);
-    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { diffusion.iterations: [5, 6] }"), @"axis `diffusion.iterations` changes nothing: only features from the diffusion model depend on it, and nothing reads them; every point needs the same stages as with `diffusion.iterations: 5`");
+    let why = |text: &str| refused(text);
+    insta::assert_snapshot!(why("base: { method: supervised }\ngrid: { seed: [0, 1], tau: [0.8, 0.9] }"), @r"
+    error: test.yaml:2:23: axis `tau` changes nothing: `method: supervised` learns from labelled slices alone, without MCSD's modules
+      2 | grid: { seed: [0, 1], tau: [0.8, 0.9] }
+        |                       ^^^ every point needs the same stages as with `tau: 0.8`
+    ");
+    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { blocks: [[1], [2]], seed: [0, 1] }"), @r"
+    error: test.yaml:2:9: axis `blocks` changes nothing: only `method: mcsd` with `dfm: true` reads diffusion features
+      2 | grid: { blocks: [[1], [2]], seed: [0, 1] }
+        |         ^^^^^^ every point needs the same stages as with `blocks: [1]`
+    ");
+    insta::assert_snapshot!(why("grid: { data.root: [a, b] }"), @r#"
+    error: test.yaml:1:9: axis `data.root` changes nothing: the folder of the data is no part of a result, its content is
+      1 | grid: { data.root: [a, b] }
+        |         ^^^^^^^^^ every point needs the same stages as with `data.root: "a"`
+    "#);
+    insta::assert_snapshot!(why("base: { dfm: false }\ngrid: { diffusion.iterations: [5, 6] }"), @r"
+    error: test.yaml:2:9: axis `diffusion.iterations` changes nothing: only features from the diffusion model depend on it, and nothing reads them
+      2 | grid: { diffusion.iterations: [5, 6] }
+        |         ^^^^^^^^^^^^^^^^^^^^ every point needs the same stages as with `diffusion.iterations: 5`
+    ");
+    // Every one at once, with label ratios that fit the phantom and not the data set that is found.
+    insta::assert_snapshot!(why("base: { dfm: false }\ngrid:\n  blocks: [[1], [2]]\n  timesteps: [[1], [2]]\n"), @r"
+    error: test.yaml:3:3: axis `blocks` changes nothing: only `method: mcsd` with `dfm: true` reads diffusion features
+      3 |   blocks: [[1], [2]]
+        |   ^^^^^^ every point needs the same stages as with `blocks: [1]`
+    error: test.yaml:4:3: axis `timesteps` changes nothing: only `method: mcsd` with `dfm: true` reads diffusion features
+      4 |   timesteps: [[1], [2]]
+        |   ^^^^^^^^^ every point needs the same stages as with `timesteps: [1]`
+    ");
+    insta::assert_snapshot!(why("base: { data: { name: acdc, root: x } }\ngrid:\n  label_ratio: [71, 10%, 70]\n  method: [supervised, mcsd]\n"), @r"
+    error: test.yaml:3:17: `label_ratio: 71 cases` does not fit the data set: 71 labelled patients, but the training split has 70
+      3 |   label_ratio: [71, 10%, 70]
+        |                 ^^ use 70 or fewer
+    error: test.yaml:3:26: `label_ratio: 70 cases` does not fit the data set: all 70 training patients are labelled, which leaves none unlabelled
+      3 |   label_ratio: [71, 10%, 70]
+        |                          ^^ `mcsd` with `dfm` or `dic` learns from unlabelled patients; `supervised` needs none
+    ");
     // With DFM at one point only, tau has an effect there, and that is enough.
     plan("base: { dic: false }\ngrid: { dfm: [false, true], tau: [0.8, 0.9] }");
 }
@@ -290,6 +338,141 @@ fn keys_never_change_by_accident() {
     08d48d44f879cb887dea47ba3b5ec18f evaluate supervised 7 cases seed=0
     ce17f09ba2b93785420aec566ac47ebb evaluate mcsd 7 cases dfm dic seed=0
     ");
+}
+
+#[test]
+fn a_selected_part_keeps_names_keys_and_labels() {
+    let text = "base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1], timesteps: { when: { method: mcsd }, values: [[50], [50, 150]] } }";
+    let sweep = sweep(text);
+    let whole = Plan::with(&sweep, &inspect).unwrap();
+    let chosen = sweep.only("seed=1 and not timesteps=[50]").unwrap();
+    let part = whole.select(&chosen);
+    assert_eq!((whole.points.len(), part.points.len()), (6, 2));
+    assert_eq!(counts(&part), [1, 1, 6, 2, 2]);
+    let mut kept =
+        chosen.iter().zip(&whole.points).filter(|(chosen, _)| **chosen).map(|(_, point)| &point.id);
+    assert!(part.points.iter().all(|point| kept.next() == Some(&point.id)));
+    for (i, stage) in part.stages.iter().enumerate() {
+        let at = whole.stages.iter().position(|other| other.key == stage.key).unwrap();
+        assert_eq!(stage.label, whole.stages[at].label);
+        assert_eq!(part.spec(i), whole.spec(at));
+        assert!(part.parents(i).all(|parent| parent < i));
+        assert!(stage.points.iter().all(|&point| point < part.points.len()));
+    }
+}
+
+/// A key is the hash of the canonical text of what the store is told of the stage, less what cannot matter: a stage whose
+/// spec is built on demand tells the truth.
+#[test]
+fn specs_on_demand_are_those_of_the_keys() {
+    let plan = plan(
+        "base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1], evaluate.split: [val, test] }",
+    );
+    for (i, stage) in plan.stages.iter().enumerate() {
+        let spec = plan.spec(i);
+        let parents = spec.parents.iter().map(|parent| (parent.role.as_str(), &parent.key));
+        let text = canonical(&spec.settings, &serde_json::Value::Null);
+        let key = Key::of_stage(spec.kind.name(), spec.kind.version(), &text, parents);
+        // Of a training some settings are no part of the key.
+        assert_eq!(key == stage.key, spec.kind != StageKind::Train, "{}", stage.label);
+    }
+}
+
+fn meta(plan: &Plan, stage: usize) -> Meta {
+    let spec = plan.spec(stage);
+    serde_json::from_value(json!({
+        "key": plan.stages[stage].key, "kind": spec.kind, "code": spec.kind.version(), "program": "0", "label": plan.stages[stage].label,
+        "settings": spec.settings, "parents": spec.parents, "seconds": 60.0, "threads": 2, "summary": null,
+        "files": [{"path": "a", "bytes": 1000, "blake3": ""}],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn why_names_the_setting_the_parent_or_the_version() {
+    let before = plan("base: { preset: smoke }\ngrid: { seed: [0, 1] }");
+    let mut finished: Vec<Meta> = (0..before.stages.len()).map(|i| meta(&before, i)).collect();
+    let after =
+        plan("base: { preset: smoke, diffusion.iterations: 200, train.lr: 0.02 }\ngrid: { seed: [1, 2] }");
+    let told = |finished: &[Meta]| {
+        let of = |i: usize| {
+            let found = finished.iter().any(|meta| meta.key == after.stages[i].key);
+            let text = match why(&after, i, found, finished) {
+                Reason::Differs { label, mut changes, .. } => {
+                    changes.retain(|change| !matches!(change, Change::Parent { role, .. } if role.starts_with("features/t1") || role.starts_with("features/t2")));
+                    let change = |change: &Change| match change {
+                        Change::Version { from, to } => format!("version {from} → {to}"),
+                        Change::Setting { path, from, to } => {
+                            format!("{path} {} → {}", json!(from), json!(to))
+                        }
+                        Change::Parent { role, .. } => role.clone(),
+                    };
+                    let changes: Vec<String> = changes.iter().map(change).collect();
+                    format!("beside {label}: {}", changes.join(", "))
+                }
+                other => format!("{other:?}"),
+            };
+            format!("{}: {text}", after.stages[i].label)
+        };
+        [0, 1, 2, 11, 12, 13].map(of).join("\n")
+    };
+    insta::assert_snapshot!(told(&finished), @r"
+    prepare phantom 40 patients: Finished
+    pretrain phantom: beside pretrain phantom: diffusion.iterations 120 → 200
+    features t=50 block=2: beside features t=50 block=2: diffusion
+    train mcsd 3 cases dfm dic seed=1: beside train mcsd 3 cases dfm dic seed=1: train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
+    train mcsd 3 cases dfm dic seed=2: beside train mcsd 3 cases dfm dic seed=1: seed 1 → 2, train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
+    evaluate mcsd 3 cases dfm dic seed=1: beside evaluate mcsd 3 cases dfm dic seed=1: train
+    ");
+    finished.iter_mut().filter(|meta| meta.kind == StageKind::Pretrain).for_each(|meta| meta.code = 0);
+    finished.retain(|meta| meta.kind != StageKind::Evaluate);
+    insta::assert_snapshot!(told(&finished), @r"
+    prepare phantom 40 patients: Finished
+    pretrain phantom: beside pretrain phantom: version 0 → 1, diffusion.iterations 120 → 200
+    features t=50 block=2: beside features t=50 block=2: diffusion
+    train mcsd 3 cases dfm dic seed=1: beside train mcsd 3 cases dfm dic seed=1: train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
+    train mcsd 3 cases dfm dic seed=2: beside train mcsd 3 cases dfm dic seed=1: seed 1 → 2, train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
+    evaluate mcsd 3 cases dfm dic seed=1: First
+    ");
+}
+
+#[test]
+fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
+    let plan = plan("base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1] }");
+    let none = vec![None; plan.stages.len()];
+    let counted = prices(&plan, &none, &[], 2);
+    assert!(
+        counted.iter().all(|price| price.basis == Basis::Counted && price.seconds > 0.0 && price.disk > 0)
+    );
+    let at = |label: &str| plan.stages.iter().position(|stage| stage.label.starts_with(label)).unwrap();
+    let (one, two) = (at("train mcsd"), at("train supervised"));
+    assert!(counted[one].seconds > counted[two].seconds, "two streams cost more than one");
+    assert!(prices(&plan, &none, &[], 4)[one].seconds < counted[one].seconds);
+
+    let metas: Vec<Meta> = (0..=one)
+        .filter(|&i| plan.stages[i].method != plan.stages[two].method)
+        .map(|i| meta(&plan, i))
+        .collect();
+    let mut found = none.clone();
+    found[one] = metas.last().cloned();
+    let priced = prices(&plan, &found, &metas, 2);
+    assert_eq!(priced[one], Price { seconds: 60.0, disk: 1000, basis: Basis::Measured });
+    let other = &priced[one + 1];
+    assert_eq!(
+        (other.basis, other.seconds.round(), other.disk),
+        (Basis::Runs(1), 60.0, 1000),
+        "another seed"
+    );
+    assert_eq!(priced[two].basis, Basis::Counted, "of another method");
+    // A pass of three maps is measured as a whole in each of them.
+    let maps: Vec<usize> =
+        (0..plan.stages.len()).filter(|&i| plan.stages[i].kind == StageKind::Features).collect();
+    let metas: Vec<Meta> = (0..maps[2] + 1).map(|i| meta(&plan, i)).collect();
+    let found: Vec<Option<Meta>> = (0..plan.stages.len()).map(|i| metas.get(i).cloned()).collect();
+    let priced = prices(&plan, &found, &metas, 2);
+    assert_eq!(maps[..3].iter().map(|&i| priced[i].seconds.round()).sum::<f64>(), 60.0);
+    let (third, fourth) = (priced[maps[3]], priced[maps[4]]);
+    assert_eq!((third.basis, (third.seconds + fourth.seconds).round()), (Basis::Runs(3), 40.0));
 }
 
 proptest! {

@@ -302,7 +302,9 @@ impl<'a> Expansion<'a> {
     fn note_unused_axes(&self, rows: &[Row], report: &mut Reporter) {
         for (i, axis) in self.written.axes.iter().enumerate() {
             let Some(when) = &axis.when else { continue };
-            if rows.is_empty()
+            let broken = when.matches.iter().any(|(_, values)| values.is_empty());
+            if broken
+                || rows.is_empty()
                 || axis.values.is_empty()
                 || rows.iter().any(|row| row.axes[i] != self.absent[i])
             {

@@ -19,6 +19,7 @@
 //! report: { tables: [{ rows: blocks }] }
 //! ```
 
+pub mod json_schema;
 pub mod report;
 pub mod settings;
 pub mod stages;
@@ -198,6 +199,12 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Sweep, Diagnostics> {
     let mut sweep = parse(&shown, &stem, &text, sets)?;
     sweep.path = path;
     Ok(sweep)
+}
+
+/// A commented sweep file named `name`, to start from; nothing where that is no name for a folder.
+pub fn template(name: &str) -> Option<String> {
+    written::is_name(name)
+        .then(|| include_str!("template.yaml").replacen("NAME                 ", &format!("{name:<20} "), 1))
 }
 
 /// A note where a folder of data is named and the phantom runs: whoever names a folder may mean the data in it.

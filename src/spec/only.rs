@@ -33,6 +33,8 @@ impl Sweep {
     /// # Errors
     /// Where the text is no expression, names no setting, or holds of no point; with the place in the text.
     pub fn only(&self, text: &str) -> Result<Vec<bool>, Diagnostics> {
+        // On one line, so that each character has its column.
+        let text = &text.replace(char::is_control, " ");
         let mut report = Reporter::default();
         let source = report.source("--only", text);
         let chars: Vec<char> = text.chars().collect();
@@ -266,10 +268,10 @@ impl Parser<'_> {
             }
             return Some(if not { Operator::NotIn } else { Operator::In });
         }
+        let unknown = matches!(schema::find("", name), Found::Nothing(_));
         let help = match nearest(name, WORDS) {
-            Some(near) if matches!(schema::find("", name), Found::Nothing(_)) => {
-                format!("did you mean `{near}`?")
-            }
+            Some(near) if unknown => format!("did you mean `{near}`?"),
+            None if unknown => "a value with blanks stands in quotes: '7 cases'".into(),
             _ => format!("such as `{name}=…`"),
         };
         let message = format!("`{}` is compared with nothing", shorten(name));

@@ -40,9 +40,9 @@ pub(super) enum Kind {
 /// Whole numbers from `min` to `max` that are multiples of `multiple`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
-    min: u64,
-    max: u64,
-    multiple: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+    pub(super) multiple: u64,
 }
 
 /// An interval of numbers.
@@ -198,7 +198,7 @@ pub(super) static KEYS: [Key; 66] = [
 ];
 
 /// Tables that may be written as one value: `data: acdc` is `data: { name: acdc }`.
-const SHORTHANDS: [(&str, &str); 2] = [("data", "data.name"), ("features", "features.mode")];
+pub(super) const SHORTHANDS: [(&str, &str); 2] = [("data", "data.name"), ("features", "features.mode")];
 
 /// What a dotted path names.
 pub(super) enum Found {

@@ -1,6 +1,9 @@
 //! Reading sweep files: what resolves to what. What is refused, and how that reads, is in [`refused`].
 
+mod language;
+mod mutated;
 mod refused;
+mod schema_file;
 
 use std::fs;
 use std::path::Path;
@@ -208,7 +211,7 @@ include:
     assert_eq!(sweep.points[4].axes.value(3), 30, "an axis that the entry leaves alone shows the default");
     assert_snapshot!(sweep.notes.join("\n"), @r"
     a.yaml:7:5: this `exclude` matches no point
-    a.yaml:2:1: 1 point repeats another and was merged with it
+    a.yaml:10:5: this point repeats another and was merged with it
     ");
 }
 

@@ -11,7 +11,7 @@ use super::{errors, errors_with};
 fn error_unknown_keys() {
     let text = "nmae: x\nbase:\n  dmf: true\n  iterations: 5\n  train: { momentun: 0.9 }\n  trian.lr: 1\n  color: red\nseed: 3\n";
     assert_snapshot!(errors(text), @r"
-    error: a.yaml:1:1: unknown section `nmae`: expected `name`, `description`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
+    error: a.yaml:1:1: unknown section `nmae`: expected `name`, `description`, `extends`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
       1 | nmae: x
         | ^^^^ did you mean `name`?
     error: a.yaml:3:3: unknown setting `dmf`
@@ -29,7 +29,7 @@ fn error_unknown_keys() {
     error: a.yaml:7:3: unknown setting `color`
       7 |   color: red
         |   ^^^^^
-    error: a.yaml:8:1: unknown section `seed`: expected `name`, `description`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
+    error: a.yaml:8:1: unknown section `seed`: expected `name`, `description`, `extends`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
       8 | seed: 3
         | ^^^^ a setting goes under `base`, an axis under `grid`
     ");
@@ -163,7 +163,7 @@ fn error_axis_and_base_disagree() {
         |   ^^^^^^^^^
     ");
     assert_snapshot!(errors("zip: { tau: [0.8, 0.9], seed: [1] }"), @r"
-    error: a.yaml:1:25: axis `seed` has 1 values and `tau` has 2
+    error: a.yaml:1:25: axis `seed` has 1 value and `tau` has 2
       1 | zip: { tau: [0.8, 0.9], seed: [1] }
         |                         ^^^^ the lists of `zip` advance together
     ");
@@ -322,7 +322,7 @@ fn error_yaml() {
     assert_snapshot!(errors("- a\n"), @r"
     error: a.yaml:1:1: a sweep file is a map of sections
       1 | - a
-        | ^ the keys are `name`, `description`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
+        | ^ the keys are `name`, `description`, `extends`, `base`, `grid`, `zip`, `exclude`, `include` or `report`
     ");
     assert_snapshot!(errors(&format!("base: {}{}", "[".repeat(60), "]".repeat(60))), @r"
     error: a.yaml:1:38: nested more than 32 levels deep
