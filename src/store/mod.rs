@@ -18,6 +18,7 @@ pub mod runs;
 mod commit;
 mod failure;
 mod inventory;
+mod list;
 mod lock;
 mod tidy;
 mod verify;
