@@ -157,6 +157,7 @@ impl Plan {
     ///
     /// # Panics
     /// Where `chosen` does not say of each point whether it is chosen.
+    #[must_use]
     pub fn select(&self, chosen: &[bool]) -> Self {
         assert_eq!(chosen.len(), self.points.len(), "each point is chosen or not");
         let renumber = |kept: &dyn Fn(usize) -> bool, n: usize| {
@@ -195,7 +196,8 @@ impl Plan {
     /// A stage in full.
     pub fn spec(&self, stage: usize) -> StageSpec {
         let planned = &self.stages[stage];
-        let settings = |at: Option<&usize>| &self.points[*at.expect("some point needs the stage")].settings;
+        // A stage without a known spec is there because of some point.
+        let settings = |at: Option<&usize>| &self.points[at.copied().unwrap_or_default()].settings;
         let (settings, local) = match &planned.recipe {
             Recipe::Known(spec) => return (**spec).clone(),
             Recipe::Train(patients) => {

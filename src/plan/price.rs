@@ -251,7 +251,7 @@ fn cost_of(meta: &Meta, by_key: &HashMap<&Key, &Meta>) -> Option<(StageCost, Opt
         StageKind::Train => (read(meta)?, None),
         StageKind::Evaluate => {
             let EvaluateStage { evaluate, size, .. } = serde_json::from_value(meta.settings.clone()).ok()?;
-            (Settings { evaluate, size, ..read(parent(meta, "train")?)? }, None)
+            (Settings { size, evaluate, ..read(parent(meta, "train")?)? }, None)
         }
     };
     let method = (meta.kind == StageKind::Train).then_some(settings.method);

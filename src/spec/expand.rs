@@ -259,15 +259,10 @@ impl<'a> Expansion<'a> {
         let settings = Arc::new(resolve(self.written, &leaves, None));
         let pieces = self.pieces_of(&settings);
         let own = self.written.axes.len();
-        let more = match self.table.names.len() - own {
-            0 => vec![],
-            _ => {
-                let tree = json!(*settings);
-                let names = self.table.names[own..].to_vec();
-                let index = |(i, name): (usize, &String)| self.table.index(own + i, at(&tree, name));
-                names.iter().enumerate().map(index).collect()
-            }
-        };
+        let names = self.table.names[own..].to_vec();
+        let tree = if names.is_empty() { Value::Null } else { json!(*settings) };
+        let index = |(i, name): (usize, &String)| self.table.index(own + i, at(&tree, name));
+        let more = names.iter().enumerate().map(index).collect();
         self.roots.push(Root { settings: (*settings).clone(), pieces, more });
         self.root_of.insert(key, self.roots.len() - 1);
         self.roots.len() - 1

@@ -97,10 +97,10 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Repor
             "figures" => {
                 settings.figures = each("figures", node, report, |node, report| figure(node, axes, report));
             }
-            "pictures" => match word("pictures", "a truth value", node, &["true", "false"], report) {
-                Some(word) => settings.pictures = word == "true",
-                None => {}
-            },
+            "pictures" => {
+                let word = word("pictures", "a truth value", node, &["true", "false"], report);
+                settings.pictures = word.is_none_or(|word| word == "true");
+            }
             _ => unknown("report", name, &["tables", "figures", "pictures"], report),
         }
     }

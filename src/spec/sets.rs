@@ -68,15 +68,12 @@ impl Written {
         let section = if zipped { Section::Zip } else { Section::Grid };
         let Some(axis) = self.read_axis(section, "", name, node, report) else { return };
         self.sets.retain(|set| !axis.sets(set.key.path));
-        match at {
-            Some(at) => {
-                let when = self.axes[at].when.take();
-                self.axes[at] = Axis { when, ..axis };
-            }
-            None => {
-                self.base.retain(|leaf| !axis.sets(leaf.key.path));
-                self.axes.insert(self.axes.len() - self.zipped, axis);
-            }
+        if let Some(at) = at {
+            let when = self.axes[at].when.take();
+            self.axes[at] = Axis { when, ..axis };
+        } else {
+            self.base.retain(|leaf| !axis.sets(leaf.key.path));
+            self.axes.insert(self.axes.len() - self.zipped, axis);
         }
     }
 }
