@@ -512,7 +512,7 @@ fn what_another_process_computes_is_left_to_it_while_there_is_other_work() {
     let (_dir, store) = store();
     let plan = plan(&["theirs", "ours", "child <- theirs"]);
     let key = &plan.stages[0].key;
-    store.write_spec(key, "theirs", &plan.stages[0].spec).unwrap();
+    store.write_spec(key, "theirs", &plan.spec(0)).unwrap();
     let lock = store.try_lock(key).unwrap().unwrap();
     let lock = std::sync::Mutex::new(Some(lock));
     // The other process ends once our own stage is done.
