@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 
 use crate::plan::Plan;
-use crate::store::{self, Store};
 use crate::store::key::Key;
+use crate::store::{self, Store};
 
 /// The files of finished stages that frames are made from; they are small, and read in full anyway.
 const READ: [&str; 2] = ["cases.jsonl", "history.jsonl"];

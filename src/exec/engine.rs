@@ -273,7 +273,9 @@ impl<'a> Run<'a> {
         });
         if let Err(error) = written {
             let cause = cause_of(&error);
-            stages.into_iter().for_each(|i| self.fail(i, format!("{error:#}"), cause));
+            for i in stages {
+                self.fail(i, format!("{error:#}"), cause);
+            }
             return;
         }
         let load = |device: &&Device| self.running.values().filter(|task| task.device == **device).count();
@@ -288,7 +290,9 @@ impl<'a> Run<'a> {
         match executor.submit(&task).context("the stage's process could not be started") {
             Ok(()) => drop(self.running.insert(task.id, Running { stages, threads, device, alone })),
             Err(error) => {
-                stages.into_iter().for_each(|i| self.fail(i, format!("{error:#}"), cause_of(&error)));
+                for i in stages {
+                    self.fail(i, format!("{error:#}"), cause_of(&error));
+                }
             }
         }
     }

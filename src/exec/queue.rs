@@ -56,7 +56,9 @@ impl Queue {
         let mut parents = Vec::with_capacity(count);
         for i in 0..count {
             let of: Vec<usize> = plan.parents(i).collect();
-            of.iter().for_each(|&parent| children[parent].push(i));
+            for &parent in &of {
+                children[parent].push(i);
+            }
             parents.push(of);
         }
         let mut names: HashMap<&str, usize> = HashMap::new();
@@ -75,7 +77,9 @@ impl Queue {
         let state = finished.iter().map(|&finished| if finished { State::Finished } else { State::Unneeded });
         let ranked = ranked(&children, order);
         let mut rank = vec![0; count];
-        ranked.iter().enumerate().for_each(|(place, &i)| rank[i] = place);
+        for (place, &i) in ranked.iter().enumerate() {
+            rank[i] = place;
+        }
         let state = state.collect();
         let mut queue =
             Self { state, parents, children, ready: BTreeSet::new(), rank, ranked, groups, group };

@@ -14,10 +14,10 @@ use crate::metrics::{CaseMetrics, case_metrics};
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::spec::stages::EvaluateStage;
 use crate::store::files;
-use crate::train::{Checkpoints, Monitor as _};
 use crate::train::features::MODEL;
 use crate::train::method::{BEST, LAST};
 use crate::train::predict::Predictor;
+use crate::train::{Checkpoints, Monitor as _};
 
 /// The metrics, one JSON object a case and class.
 const CASES: &str = "cases.jsonl";

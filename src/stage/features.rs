@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::{Context, Interrupted, StageSpec, settings};
 use crate::data::{Dataset, Geometry};
 use crate::spec::stages::FeaturesSettings;
-use crate::train::{Checkpoints, Monitor as _};
 use crate::train::feature_cache::{Header, Writer};
 use crate::train::features::DiffusionModel;
+use crate::train::{Checkpoints, Monitor as _};
 
 /// Slices of one forward pass.
 const BATCH: usize = 8;
@@ -42,7 +42,9 @@ pub(super) fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
     let start = writers.iter().map(Writer::rows).min().unwrap_or(0) / BATCH * BATCH;
     writers.iter_mut().try_for_each(|writer| writer.keep(start))?;
     if start > 0 {
-        jobs.iter().for_each(|(_, context)| context.note(format!("continues from slice {start}")));
+        for (_, context) in jobs {
+            context.note(format!("continues from slice {start}"));
+        }
     }
     let mut checkpoints = Checkpoints::new(context);
     for (i, batch) in slices.chunks(BATCH).enumerate().skip(start / BATCH) {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -70,8 +70,12 @@ impl Store {
     pub(super) fn put_aside(&self, key: &Key, torn: &Path) -> Result<()> {
         let quarantine = self.root().join("quarantine");
         files::create_folder(&quarantine)?;
-        let place = |number: u32| -> PathBuf { quarantine.join(format!("{key}-{number}")) };
-        let free = (1..).map(place).find(|path| !path.exists()).expect("numbers do not end");
+        let mut number = 1;
+        let mut free = quarantine.join(format!("{key}-{number}"));
+        while free.exists() {
+            number += 1;
+            free = quarantine.join(format!("{key}-{number}"));
+        }
         files::rename(torn, &free).map_err(|error| explain(&error, "put aside", torn))
     }
 }
