@@ -248,7 +248,7 @@ fn objects(store: &Store, verify: bool) -> Result<Vec<Check>> {
         return Ok(vec![Check::fine("objects", format!("{found} (--verify reads and compares all files)"))]);
     }
     let results: Vec<_> =
-        keys.par_iter().map(|key| Ok((*key, store.verify(key, |_| true)?))).collect::<Result<_>>()?;
+        keys.par_iter().map(|key| Ok((key, store.verify(key, |_| true)?))).collect::<Result<_>>()?;
     let damaged: Vec<String> = results
         .iter()
         .filter_map(|(key, verified)| {
