@@ -15,7 +15,7 @@ use super::{Ending, count, say};
 use crate::ops::simd::{self, Level};
 use crate::results::index::{self, Index};
 use crate::stage::StageKind;
-use crate::store::provenance::{COMMIT, processor};
+use crate::store::provenance::{COMMIT, driver, processor};
 use crate::store::{Store, files};
 
 /// Less free space than this is worth a warning.
@@ -158,8 +158,7 @@ fn memory() -> Option<Check> {
 
 /// An NVIDIA GPU and its driver.
 fn accelerator() -> Option<Check> {
-    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let driver = driver.as_deref().and_then(|text| text.lines().next()).map(|line| line.trim().to_owned());
+    let driver = driver();
     let built = cfg!(feature = "cuda");
     Some(match (driver, built) {
         (Some(driver), true) => Check::fine("devices", format!("cpu, cuda; {driver}")),

@@ -27,6 +27,7 @@ const REPAIRS: usize = 3;
 ///
 /// Ctrl-C saves what runs and stops; a second one stops at once. Run the same command again to go on.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
@@ -85,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let stop = Stop::with_file(running.stop_file());
     listen(&stop)?;
     let options = options(args, devices, first);
-    let result = bring_to_end(args, &plan, &store, &options, &stop);
+    let result = bring_to_end(args, &plan, &store, &options, &stop, &running.record().id);
     drop(running);
     tidy(&store, &output); // also of an engine that was killed before, whose workers may have lived until now
     let summary = result?;
@@ -144,15 +145,22 @@ fn options(args: &Args, devices: Vec<Device>, first: Vec<bool>) -> Options {
 }
 
 /// Runs what is missing, and again where what the frames are made of turns out to be damaged.
-fn bring_to_end(args: &Args, plan: &Plan, store: &Store, options: &Options, stop: &Stop) -> Result<Summary> {
-    let mut summary = execute(args, plan, store, options, stop)?;
+fn bring_to_end(
+    args: &Args,
+    plan: &Plan,
+    store: &Store,
+    options: &Options,
+    stop: &Stop,
+    id: &str,
+) -> Result<Summary> {
+    let mut summary = execute(args, plan, store, options, stop, id)?;
     for _ in 0..REPAIRS {
         let damaged = if stop.requests() == 0 { damage::put_aside(plan, store)? } else { 0 };
         if damaged == 0 {
             break;
         }
         tell(&format!("{} of finished stages were damaged: computed again", count(damaged, "result")));
-        let again = execute(args, plan, store, options, stop)?;
+        let again = execute(args, plan, store, options, stop, id)?;
         let outcomes = again.outcomes.into_iter().zip(summary.outcomes);
         // What was computed in the first round is found in the second.
         let outcomes = outcomes.map(|(new, old)| if new == Outcome::Found { old } else { new });
@@ -161,7 +169,14 @@ fn bring_to_end(args: &Args, plan: &Plan, store: &Store, options: &Options, stop
     Ok(summary)
 }
 
-fn execute(args: &Args, plan: &Plan, store: &Store, options: &Options, stop: &Stop) -> Result<Summary> {
+fn execute(
+    args: &Args,
+    plan: &Plan,
+    store: &Store,
+    options: &Options,
+    stop: &Stop,
+    id: &str,
+) -> Result<Summary> {
     let style = match (args.json, args.quiet) {
         (true, _) => Style::Json,
         (_, true) => Style::Quiet,
@@ -177,7 +192,7 @@ fn execute(args: &Args, plan: &Plan, store: &Store, options: &Options, stop: &St
             std::env::current_exe().context("cannot find this program itself, to start its stages")?;
         Box::new(Local::new(program, store.clone(), every))
     };
-    let mut reporter = progress::reporter(style);
+    let mut reporter = progress::recorded(progress::reporter(style), store, id);
     exec::run(plan, store, &mut *executor, &mut *reporter, options, stop)
 }
 
