@@ -83,21 +83,17 @@ pub struct PointRecord {
 
 /// The settings that every report names, because a number means little without them, by their dotted paths.
 pub fn facts(settings: &Settings) -> Vec<(String, Value)> {
-    let all = serde_json::to_value(settings).unwrap_or_default();
-    let paths = [
-        "/preset",
-        "/data/name",
-        "/method",
-        "/label_ratio",
-        "/evaluate/split",
-        "/evaluate/empty",
-        "/evaluate/select",
+    let Settings { preset, data, method, label_ratio, evaluate, .. } = settings;
+    let facts = [
+        ("preset", serde_json::to_value(preset)),
+        ("data.name", serde_json::to_value(data.name)),
+        ("method", serde_json::to_value(method)),
+        ("label_ratio", serde_json::to_value(label_ratio)),
+        ("evaluate.split", serde_json::to_value(evaluate.split)),
+        ("evaluate.empty", serde_json::to_value(evaluate.empty)),
+        ("evaluate.select", serde_json::to_value(evaluate.select)),
     ];
-    let found = paths.iter().filter_map(|path| {
-        let value = all.pointer(path)?.clone();
-        Some((path[1..].replace('/', "."), value))
-    });
-    found.collect()
+    facts.into_iter().filter_map(|(path, value)| Some((path.to_owned(), value.ok()?))).collect()
 }
 
 /// The frames of a sweep.

@@ -15,7 +15,7 @@ use super::{Ending, count, say};
 use crate::ops::simd::{self, Level};
 use crate::results::index::{self, Index};
 use crate::stage::StageKind;
-use crate::store::provenance::{COMMIT, processor};
+use crate::store::provenance::{COMMIT, driver, processor};
 use crate::store::{Store, files};
 
 /// Less free space than this is worth a warning.
@@ -158,8 +158,7 @@ fn memory() -> Option<Check> {
 
 /// An NVIDIA GPU and its driver.
 fn accelerator() -> Option<Check> {
-    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let driver = driver.as_deref().and_then(|text| text.lines().next()).map(|line| line.trim().to_owned());
+    let driver = driver();
     let built = cfg!(feature = "cuda");
     Some(match (driver, built) {
         (Some(driver), true) => Check::fine("devices", format!("cpu, cuda; {driver}")),
@@ -248,7 +247,7 @@ fn objects(store: &Store, verify: bool) -> Result<Vec<Check>> {
         return Ok(vec![Check::fine("objects", format!("{found} (--verify reads and compares all files)"))]);
     }
     let results: Vec<_> =
-        keys.par_iter().map(|key| Ok((*key, store.verify(key, |_| true)?))).collect::<Result<_>>()?;
+        keys.par_iter().map(|key| Ok((key, store.verify(key, |_| true)?))).collect::<Result<_>>()?;
     let damaged: Vec<String> = results
         .iter()
         .filter_map(|(key, verified)| {

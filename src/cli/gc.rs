@@ -128,7 +128,7 @@ fn needed(store: &Store, known: &[String], args: &Args) -> Result<HashSet<Key>> 
         let sweep = spec::load(file, &[]).map_err(anyhow::Error::new)?;
         keep(&Index::of(&sweep, &Plan::new(&sweep)?)?);
     }
-    if known.is_empty() && args.files.is_empty() && store.inventory()?.keys().next().is_some() {
+    if known.is_empty() && args.files.is_empty() && !store.inventory()?.is_empty() {
         bail!(
             "the store {} knows no sweep (an earlier version made it), so nothing tells what is needed: run your sweep \
              files again, which computes nothing anew, or name them here",

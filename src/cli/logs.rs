@@ -129,7 +129,8 @@ fn stage_text(stage: &Watched, store: &Store) -> String {
 /// A point's axes and stages.
 fn point_text(index: &Index, point: usize, store: &Store) -> Result<String> {
     let axes = index.axes(point)?;
-    let axes: Vec<String> = axes.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
+    let axes = axes.iter().filter(|(_, value)| !value.is_null());
+    let axes: Vec<String> = axes.map(|(name, value)| format!("{name}={}", shown(value))).collect();
     let mut rows = Vec::new();
     let mut failures = Vec::new();
     for place in index.stages_of(point)? {

@@ -137,7 +137,7 @@ pub(super) fn target(named: &str, store: &Store) -> Result<Target> {
         }
     }
     let inventory = store.inventory()?;
-    for key in inventory.keys().cloned().chain(store.failed()?) {
+    for key in inventory.keys().chain(store.failed()?) {
         if key.as_str().starts_with(named) && !stages.contains_key(&key) {
             stages.insert(key, None);
         }

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,20 +84,23 @@ pub struct Stage {
     pub key: Key,
     /// Its kind.
     pub kind: StageKind,
-    parents: Range<usize>,
-    label: Range<usize>,
+    /// What follows the kind: parents and label, which few who look want.
+    rest: Range<usize>,
 }
 
 /// A point of the index.
 #[derive(Clone, Debug)]
 pub struct Point {
-    id: Range<usize>,
     /// Its training, by its place among the stages.
     pub train: usize,
     /// Its evaluation, by its place among the stages.
     pub evaluate: usize,
-    axes: Range<usize>,
-    facts: Range<usize>,
+    /// Where its line begins.
+    line: usize,
+    /// The end of the id, which begins the line.
+    id: usize,
+    /// What follows the stages: axes and facts.
+    rest: Range<usize>,
 }
 
 /// The names of the sweeps that `store` knows, sorted.
@@ -129,12 +132,12 @@ pub fn forget(store: &Store, name: &str) -> Result<()> {
 }
 
 fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
-    let mut axes: Vec<&str> = Vec::new();
-    for (name, _) in plan.points.iter().flat_map(|point| point.axes.iter()) {
-        if !axes.contains(&name) {
-            axes.push(name);
-        }
-    }
+    // One table of axes serves all points of a sweep.
+    let axes: Vec<&str> = plan
+        .points
+        .first()
+        .map(|point| point.axes.iter().map(|(name, _)| name).collect())
+        .unwrap_or_default();
     let common = plan.points.first().map(|point| facts(&point.settings)).unwrap_or_default();
     let head = Head {
         sweep_index: VERSION,
@@ -155,8 +158,7 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
     for (i, stage) in plan.stages.iter().enumerate() {
         let parents = plan.parents(i);
         let label: String = stage.label.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let line =
-            [stage.key.as_str(), stage.kind.name(), &ranges(parents.collect()), &label].join("\t");
+        let line = [stage.key.as_str(), stage.kind.name(), &ranges(parents.collect()), &label].join("\t");
         text.push_str(&line);
         text.push('\n');
     }
@@ -164,7 +166,7 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
         |key: &Key| places.get(key).map(ToString::to_string).context("a point's stage is not planned");
     let mut seen: Option<(Vec<Value>, String)> = None;
     for point in &plan.points {
-        let values: Vec<&Value> = axes.iter().map(|axis| point.axes.get(axis).unwrap_or(&Value::Null)).collect();
+        let values: Vec<&Value> = point.axes.iter().map(|(_, value)| value).collect();
         let own = facts(&point.settings);
         let own = if own == common {
             String::new()
@@ -269,34 +271,41 @@ impl Index {
     }
 
     fn parse(text: String, path: &Path) -> Result<Self> {
-        let mut lines = Lines { text: &text, at: 0, number: 0 };
-        let head: Head =
-            serde_json::from_str(&text[lines.next()?]).context("line 1 is no head of an index")?;
+        let ends: Vec<usize> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
+        let line = |number: usize| -> Result<Range<usize>> {
+            let end =
+                *ends.get(number).with_context(|| format!("it ends before line {} does", number + 1))?;
+            Ok(number.checked_sub(1).map_or(0, |before| ends[before] + 1)..end)
+        };
+        let head: Head = serde_json::from_str(&text[line(0)?]).context("line 1 is no head of an index")?;
         ensure!(
             head.sweep_index == VERSION,
             "it has form {}, and this program reads {VERSION}",
             head.sweep_index
         );
+        let stage = |number: usize| {
+            let parsed = Stage::parse(&text, line(number)?);
+            parsed.with_context(|| format!("line {} is no stage", number + 1))
+        };
+        let point = |number: usize| {
+            let parsed = Point::parse(&text, line(number)?, head.stages);
+            parsed.with_context(|| format!("line {} is no point", number + 1))
+        };
         // A damaged head must not make us ask for memory that the file cannot fill.
-        let room = |count: usize| count.min(text.len() / 16);
-        let mut stages = Vec::with_capacity(room(head.stages));
-        for _ in 0..head.stages {
-            let line = lines.next()?;
-            let stage =
-                Stage::parse(&text, line).with_context(|| format!("line {} is no stage", lines.number))?;
-            stages.push(stage);
-        }
-        let mut points = Vec::with_capacity(room(head.points));
-        for _ in 0..head.points {
-            let line = lines.next()?;
-            let point = Point::parse(&text, line, head.stages)
-                .with_context(|| format!("line {} is no point", lines.number))?;
-            points.push(point);
-        }
-        let last = lines.next()?;
-        if text[last].trim_end() != END {
-            bail!("line {} is not the end", lines.number);
-        }
+        let last = head.stages.checked_add(head.points).filter(|&last| last < ends.len());
+        let last =
+            last.with_context(|| format!("it has {} lines, fewer than its head says", ends.len()))? + 1;
+        ensure!(
+            line(last)?.end + 1 == text.len() && text[line(last)?] == *END,
+            "line {} is not the end",
+            last + 1
+        );
+        let first = head.stages + 1;
+        let (stages, points) = rayon::join(
+            || (1..first).into_par_iter().map(stage).collect::<Result<Vec<_>>>(),
+            || (first..last).into_par_iter().map(point).collect::<Result<Vec<_>>>(),
+        );
+        let (stages, points) = (stages?, points?);
         Ok(Self { head, path: path.to_owned(), text, stages, points })
     }
 
@@ -312,41 +321,51 @@ impl Index {
 
     /// The text for people of a stage.
     pub fn label(&self, stage: usize) -> &str {
-        &self.text[self.stages[stage].label.clone()]
+        self.stage_cells(stage).1
     }
 
     /// The stages that a stage reads, by their places.
     pub fn parents(&self, stage: usize) -> Result<Vec<usize>> {
-        let text = &self.text[self.stages[stage].parents.clone()];
+        let text = self.stage_cells(stage).0;
         numbers(text, stage).with_context(|| {
             format!("{} is damaged: line {} has parents `{text}`", self.path.display(), stage + 2)
         })
     }
 
-    /// The name of a point.
-    pub fn id(&self, point: usize) -> &str {
-        &self.text[self.points[point].id.clone()]
+    fn stage_cells(&self, stage: usize) -> (&str, &str) {
+        let rest = &self.text[self.stages[stage].rest.clone()];
+        rest.split_once('\t').unwrap_or((rest, ""))
     }
 
-    /// The axes of a point and its values.
+    /// The name of a point.
+    pub fn id(&self, point: usize) -> &str {
+        let Point { line, id, .. } = self.points[point];
+        &self.text[line..id]
+    }
+
+    /// The axes of the sweep and a point's value of each; `null` where an axis does not apply to it.
     pub fn axes(&self, point: usize) -> Result<Vec<(String, Value)>> {
-        let values = self.values(point, self.points[point].axes.clone(), self.head.axes.len())?;
-        let named = self.head.axes.iter().cloned().zip(values);
-        Ok(named.filter(|(_, value)| !value.is_null()).collect())
+        let values = self.values(point, self.point_cells(point).0, self.head.axes.len())?;
+        Ok(self.head.axes.iter().cloned().zip(values).collect())
     }
 
     /// The settings of a point that a report names.
     pub fn facts(&self, point: usize) -> Result<Vec<(String, Value)>> {
-        let range = self.points[point].facts.clone();
-        if range.is_empty() {
+        let own = self.point_cells(point).1;
+        if own.is_empty() {
             return Ok(self.head.facts.clone());
         }
-        let values = self.values(point, range, self.head.facts.len())?;
+        let values = self.values(point, own, self.head.facts.len())?;
         Ok(self.head.facts.iter().map(|(name, _)| name.clone()).zip(values).collect())
     }
 
-    fn values(&self, point: usize, range: Range<usize>, count: usize) -> Result<Vec<Value>> {
-        let values = serde_json::from_str::<Vec<Value>>(&self.text[range]).ok().filter(|v| v.len() == count);
+    fn point_cells(&self, point: usize) -> (&str, &str) {
+        let rest = &self.text[self.points[point].rest.clone()];
+        rest.split_once('\t').unwrap_or((rest, ""))
+    }
+
+    fn values(&self, point: usize, text: &str, count: usize) -> Result<Vec<Value>> {
+        let values = serde_json::from_str::<Vec<Value>>(text).ok().filter(|v| v.len() == count);
         values.with_context(|| {
             let line = self.stages.len() + point + 2;
             format!("{} is damaged: line {line} has no list of {count} values", self.path.display())
@@ -426,8 +445,9 @@ impl Index {
 
 impl Stage {
     fn parse(text: &str, line: Range<usize>) -> Option<Self> {
-        let [key, kind, parents, label] = cells(text, line)?;
-        let kind = match &text[kind] {
+        let (key, rest) = text[line.clone()].split_once('\t')?;
+        let (kind, rest) = rest.split_once('\t')?;
+        let kind = match kind {
             "prepare" => StageKind::Prepare,
             "pretrain" => StageKind::Pretrain,
             "features" => StageKind::Features,
@@ -435,47 +455,23 @@ impl Stage {
             "evaluate" => StageKind::Evaluate,
             _ => return None,
         };
-        Some(Self { key: text[key].parse().ok()?, kind, parents, label })
+        Some(Self { key: key.parse().ok()?, kind, rest: line.end - rest.len()..line.end })
     }
 }
 
 impl Point {
     fn parse(text: &str, line: Range<usize>, stages: usize) -> Option<Self> {
-        let [id, train, evaluate, axes, facts] = cells(text, line)?;
-        let stage = |range: Range<usize>| text[range].parse().ok().filter(|&stage| stage < stages);
-        Some(Self { train: stage(train)?, evaluate: stage(evaluate)?, id, axes, facts })
-    }
-}
-
-/// The cells of a line, where it has as many as wanted.
-fn cells<const N: usize>(text: &str, line: Range<usize>) -> Option<[Range<usize>; N]> {
-    let mut cells = [const { 0..0 }; N];
-    let mut at = line.start;
-    let mut parts = text[line].split('\t');
-    for cell in &mut cells {
-        let end = at + parts.next()?.len();
-        *cell = at..end;
-        at = end + 1;
-    }
-    parts.next().is_none().then_some(cells)
-}
-
-/// Lines with their places.
-struct Lines<'a> {
-    text: &'a str,
-    at: usize,
-    number: usize,
-}
-
-impl Lines<'_> {
-    /// The next line, without its end.
-    fn next(&mut self) -> Result<Range<usize>> {
-        self.number += 1;
-        let length = self.text[self.at..].find('\n');
-        let length = length.with_context(|| format!("it ends before line {} does", self.number))?;
-        let line = self.at..self.at + length;
-        self.at = line.end + 1;
-        Ok(line)
+        let (id, rest) = text[line.clone()].split_once('\t')?;
+        let (train, rest) = rest.split_once('\t')?;
+        let (evaluate, rest) = rest.split_once('\t')?;
+        let stage = |text: &str| text.parse().ok().filter(|&stage: &usize| stage < stages);
+        Some(Self {
+            train: stage(train)?,
+            evaluate: stage(evaluate)?,
+            line: line.start,
+            id: line.start + id.len(),
+            rest: line.end - rest.len()..line.end,
+        })
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Work<'a> {
     earlier: f64,
     /// When this try began.
     begun: SystemTime,
+    /// Where it computes.
+    device: String,
 }
 
 impl<'a> Work<'a> {
@@ -35,7 +37,13 @@ impl<'a> Work<'a> {
         files::create_folder(&dir)?;
         let text = fs::read_to_string(dir.join(SECONDS)).unwrap_or_default();
         let earlier = text.trim().parse().ok().filter(|&s: &f64| s.is_finite() && s >= 0.0).unwrap_or(0.0);
-        Ok(Self { store, key: key.clone(), dir, earlier, begun: SystemTime::now() })
+        Ok(Self { store, key: key.clone(), dir, earlier, begun: SystemTime::now(), device: "cpu".to_owned() })
+    }
+
+    /// The same on another device than the processor: `cuda:0`.
+    pub fn on(mut self, device: impl ToString) -> Self {
+        self.device = device.to_string();
+        self
     }
 
     /// The folder.
@@ -85,7 +93,7 @@ impl<'a> Work<'a> {
             threads,
             summary,
             files: found,
-            provenance: Some(Provenance::of_process(self.begun, self.store.data_of(spec))),
+            provenance: Some(Provenance::of_process(self.begun, &self.device, self.store.data_of(spec))),
         };
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
         files::write_synced(&self.dir.join(META), &bytes)?;

@@ -19,21 +19,39 @@ const SHELVES: usize = 256;
 /// ([`Store::object`] looks closer).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The keys of each shelf, sorted.
-    shelves: Vec<Vec<Key>>,
+    /// The keys of each shelf as numbers, sorted: half as much to search as their digits.
+    shelves: Vec<Vec<u128>>,
 }
 
 impl Inventory {
     /// Whether `key` is finished.
     pub fn has(&self, key: &Key) -> bool {
-        let shelf = usize::from_str_radix(&key.as_str()[..2], 16).ok().and_then(|n| self.shelves.get(n));
-        shelf.is_some_and(|keys| keys.binary_search(key).is_ok())
+        let number = number(key.as_str());
+        self.shelves.get((number >> 120) as usize).is_some_and(|keys| keys.binary_search(&number).is_ok())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shelves.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// All keys, sorted.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.shelves.iter().flatten()
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.shelves.iter().flatten().filter_map(|number| format!("{number:032x}").parse().ok())
     }
+}
+
+/// The digits of a key as a number.
+fn number(digits: &str) -> u128 {
+    digits.bytes().fold(0, |number, digit| {
+        let value = (digit & 15) + 9 * (digit >> 6);
+        number << 4 | u128::from(value)
+    })
 }
 
 /// A stage that a process computes.
@@ -56,7 +74,8 @@ impl Store {
             return Ok(Inventory::default());
         }
         let shelf = |number: usize| {
-            let mut keys = keys_in(&objects.join(format!("{number:02x}")))?;
+            let keys = keys_in(&objects.join(format!("{number:02x}")))?;
+            let mut keys: Vec<u128> = keys.iter().map(|key| self::number(key.as_str())).collect();
             keys.sort_unstable();
             Ok(keys)
         };
@@ -139,7 +158,7 @@ mod tests {
         let inventory = store.inventory().unwrap();
         let mut finished = keys[..38].to_vec();
         finished.sort();
-        assert_eq!(inventory.keys().cloned().collect::<Vec<_>>(), finished);
+        assert_eq!(inventory.keys().collect::<Vec<_>>(), finished);
         assert!(keys.iter().all(|key| inventory.has(key) == finished.contains(key)));
         assert_eq!(store.held().unwrap(), [Held { key: keys[38].clone(), pid: Some(std::process::id()) }]);
         assert_eq!(store.failed().unwrap(), [keys[39].clone()]);

@@ -40,14 +40,16 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// What this process knows of itself at the end of work that began at `start` on the data set `data`.
-    pub fn of_process(start: SystemTime, data: Option<String>) -> Self {
+    /// What this process knows of itself at the end of work that began at `start` on `device` and comes from the data set
+    /// `data`.
+    pub fn of_process(start: SystemTime, device: &str, data: Option<String>) -> Self {
+        let cuda = device.strip_prefix("cuda");
         Self {
             commit: COMMIT.map(str::to_owned),
             data,
-            device: "cpu".to_owned(),
-            model: processor(),
-            driver: None,
+            device: device.to_owned(),
+            model: cuda.map_or_else(processor, |number| gpu(number.trim_start_matches(':'))),
+            driver: cuda.and_then(|_| driver()),
             start: utc(start),
             end: utc(SystemTime::now()),
             peak_memory: peak_memory(),
@@ -69,6 +71,23 @@ pub fn processor() -> Option<String> {
         Some(line.split_once(':')?.1.trim().to_owned()).filter(|name| !name.is_empty())
     })
     .clone()
+}
+
+/// The name of the NVIDIA GPU `number`, where its driver tells it.
+fn gpu(number: &str) -> Option<String> {
+    let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    folders.sort(); // by the place on the bus, which is their number unless the environment renumbers them
+    let text = fs::read_to_string(folders.get(number.parse().unwrap_or(0))?.join("information")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// The version of the NVIDIA driver, where there is one.
+pub fn driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let line = text.lines().next()?.strip_prefix("NVRM version:").unwrap_or_default().trim();
+    Some(line.to_owned()).filter(|line| !line.is_empty())
 }
 
 /// Most memory that this process held so far, in bytes, where the system tells it.
@@ -94,7 +113,7 @@ mod tests {
     #[test]
     fn this_process_knows_its_memory_and_processor() {
         let block = std::hint::black_box(vec![1_u8; 32 << 20]);
-        let found = Provenance::of_process(SystemTime::now(), None);
+        let found = Provenance::of_process(SystemTime::now(), "cpu", None);
         assert!(found.peak_memory.is_some_and(|bytes| bytes >= block.len() as u64), "{found:?}");
         assert_eq!(found.device, "cpu");
     }

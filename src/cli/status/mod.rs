@@ -58,7 +58,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     loop {
         let begun = Instant::now();
         let (text, over) = match &args.name {
-            Some(name) => one(args, &args.sweep.index(name)?, &store)?,
+            Some(name) => {
+                let (index, look) = rayon::join(|| args.sweep.index(name), || Look::new(&store));
+                one(args, &index?, &look?, &store)?
+            }
             None => overview(args, &store)?,
         };
         let Some(period) = period else {
@@ -80,9 +83,8 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
 }
 
 /// A sweep, and whether all of it is done.
-fn one(args: &Args, index: &Index, store: &Store) -> Result<(String, bool)> {
-    let look = Look::new(store)?;
-    let view = View::new(index, &look, store)?;
+fn one(args: &Args, index: &Index, look: &Look, store: &Store) -> Result<(String, bool)> {
+    let view = View::new(index, look, store)?;
     let text = match (args.json, args.all) {
         (true, false) => show::object(&view, store).to_string(),
         (true, true) => show::whole(&view, store)?.to_string(),
@@ -93,8 +95,8 @@ fn one(args: &Args, index: &Index, store: &Store) -> Result<(String, bool)> {
 
 /// All sweeps that the store knows, and whether all of them are done.
 fn overview(args: &Args, store: &Store) -> Result<(String, bool)> {
-    let look = Look::new(store)?;
-    let indices = lookup::all(store)?;
+    let (indices, look) = rayon::join(|| lookup::all(store), || Look::new(store));
+    let (indices, look) = (indices?, look?);
     let views = indices.iter().map(|index| View::new(index, &look, store)).collect::<Result<Vec<_>>>()?;
     let text = if args.json {
         let sweeps: Vec<Value> = views.iter().map(|view| show::object(view, store)).collect();

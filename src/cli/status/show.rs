@@ -78,12 +78,10 @@ fn points(view: &View<'_>) -> Result<String> {
     let mut rows = Vec::with_capacity(index.points().len());
     for (point, state) in view.point_states.iter().enumerate() {
         let values = index.axes(point)?;
-        let value = |axis: &String| {
-            let found = values.iter().find(|(name, _)| name == axis);
-            found.map(|(_, value)| super::super::plan::shown(value)).unwrap_or_default()
-        };
         let mut row = vec![index.id(point).to_owned()];
-        row.extend(axes.iter().map(value));
+        let shown =
+            |value: &Value| if value.is_null() { String::new() } else { super::super::plan::shown(value) };
+        row.extend(values.iter().map(|(_, value)| shown(value)));
         row.push(state.name().to_owned());
         rows.push(row);
     }

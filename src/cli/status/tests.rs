@@ -79,10 +79,10 @@ fn a_sweep_in_the_middle_is_told_stage_by_stage() {
     evaluate  4      1     0        0       3
     all       9      4     1        1       3
 
-    key       running                                  process  progress
+    key       running                                 process  progress
     stage-03  train mcsd 2 cases dic tau=0.95 seed=0  PID
 
-    key       failed                                   why
+    key       failed                                  why
     stage-04  train mcsd 2 cases dic tau=0.95 seed=1  the loss is NaN; at step 7
 
     `sweep logs KEY` shows what a stage said

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
+use rayon::prelude::*;
 
 use super::super::progress::{self, Snapshot};
 use crate::results::index::Index;
@@ -112,7 +113,7 @@ impl<'a> View<'a> {
     pub(super) fn new(index: &'a Index, look: &Look, store: &Store) -> Result<Self> {
         let mut states: Vec<State> = index
             .stages()
-            .iter()
+            .par_iter()
             .map(|stage| {
                 let done = look.inventory.has(&stage.key);
                 let held = !done && !look.held.is_empty() && look.held.contains_key(&stage.key);

@@ -43,7 +43,12 @@ fn an_index_says_of_points_and_stages_what_the_plan_says() {
         assert_eq!(index.stages()[i].kind, stage.kind);
         let parents: BTreeSet<&Key> =
             index.parents(i).unwrap().into_iter().map(|p| &index.stages()[p].key).collect();
-        assert_eq!(parents, plan.spec(i).parents.iter().map(|parent| &parent.key).collect(), "{}", stage.label);
+        assert_eq!(
+            parents,
+            plan.spec(i).parents.iter().map(|parent| &parent.key).collect(),
+            "{}",
+            stage.label
+        );
     }
     for (i, point) in plan.points.iter().enumerate() {
         assert_eq!(index.id(i), point.id);
@@ -125,7 +130,7 @@ fn damage_is_told_with_file_line_and_remedy_and_never_panics() {
     let kind = whole.replacen("\tprepare\t", "\tprepair\t", 1);
     assert!(message(&kind).contains("line 2 is no stage"), "{}", message(&kind));
     let huge = whole.replacen("\"points\":5", "\"points\":99999999999999", 1);
-    assert!(message(&huge).contains("is no point"), "{}", message(&huge));
+    assert!(message(&huge).contains("fewer than its head says"), "{}", message(&huge));
     // Cut short anywhere, and with any byte changed: an answer, be it that it looks whole.
     for end in 0..whole.len() {
         if whole.is_char_boundary(end) {
