@@ -213,13 +213,12 @@ pub fn train_step(settings: &Settings) -> Work {
     let (f, g) = streams(settings);
     let needs = Needs::of(settings);
     let batch = settings.train.batch as f64;
-    // Labelled and unlabelled images in one pass, both strong views in another, the mix partners without gradient.
-    let weak = if needs.unlabelled { 2.0 * batch } else { batch };
-    let mut work = f.forward(weak) + f.backward(weak, false) + f.update(Update::Sgd);
-    if needs.strong {
-        work += f.forward(2.0 * batch) + f.backward(2.0 * batch, false) + f.forward(batch);
-    }
+    let (learned, looked) = settings.unet_passes();
+    let (learned, looked) = (learned * batch, looked * batch);
+    let mut work =
+        f.forward(learned) + f.backward(learned, false) + f.update(Update::Sgd) + f.forward(looked);
     if let Some(g) = g {
+        let weak = if needs.unlabelled { 2.0 * batch } else { batch };
         let learned = settings.features.reduction == Reduction::Learned;
         work += g.forward(weak) + g.backward(weak, learned) + g.update(Update::Sgd);
         work += reduction(settings, weak, learned);
@@ -243,8 +242,8 @@ pub fn train_step_memory(settings: &Settings) -> f64 {
     let needs = Needs::of(settings);
     let batch = settings.train.batch as f64;
     let weak = if needs.unlabelled { 2.0 * batch } else { batch };
-    let strong = if needs.strong { 2.0 * batch } else { 0.0 };
-    let mut bytes = f.training_state(Update::Sgd) + f.training_memory(weak + strong);
+    let (learned, _) = settings.unet_passes();
+    let mut bytes = f.training_state(Update::Sgd) + f.training_memory(learned * batch);
     if let Some(g) = g {
         let (channels, maps) = maps(settings);
         let small: f64 = maps.iter().map(|(channels, side)| (channels * side * side) as f64).sum();
@@ -277,7 +276,7 @@ pub fn predict(settings: &Settings, batch: f64) -> Work {
 
 /// Training one point.
 pub fn train(settings: &Settings, facts: &Facts) -> StageCost {
-    let steps = settings.train.iterations as f64;
+    let steps = settings.steps() as f64;
     let validations = (steps / settings.train.validate_every.max(1) as f64).ceil();
     let work = train_step(settings) * steps + predict(settings, facts.slices[1] as f64) * validations;
     let (f, g) = streams(settings);

@@ -151,6 +151,32 @@ impl Settings {
         self.train.iterations + if self.method == Method::Bcp { self.bcp.pretrain } else { 0 }
     }
 
+    /// For each labelled image of a step, the images that pass through a U-Net like the image stream's: (learned from,
+    /// looked at without gradient). For forecasts: a further decoder counts as half a U-Net, the Swin-Unet at its
+    /// default width as two and a half, as their operations are.
+    pub fn unet_passes(&self) -> (f64, f64) {
+        let strong = if self.uses_strong() { (2.0, 1.0) } else { (0.0, 0.0) };
+        match self.method {
+            Method::Supervised => (1.0, 0.0),
+            Method::MeanTeacher => (2.0, 1.0),
+            Method::UaMt => (2.0, 9.0),
+            Method::Urpc => (2.0, 0.0),
+            Method::Cps => (4.0, 0.0),
+            Method::CrossTeaching => (2.0 + 5.0 * (self.swin.channels as f64 / 96.0).powi(2), 0.0),
+            Method::McNet => (3.0, 0.0),
+            Method::McNetPlus => (4.0, 0.0),
+            Method::Bcp => (1.0, 1.0),
+            Method::ScSsl => (6.0, 0.0),
+            // Perturbed features are decoded beside the plain ones.
+            Method::Unimatch => (3.0 + strong.0, strong.1),
+            Method::Mcsd => {
+                let weak = if self.uses_unlabelled() { 2.0 } else { 1.0 };
+                let perturbed = if self.mcsd.feature_dropout && self.uses_unlabelled() { 1.0 } else { 0.0 };
+                (weak + perturbed + strong.0, strong.1)
+            }
+        }
+    }
+
     /// Whether the training reads unlabelled images.
     pub fn uses_unlabelled(&self) -> bool {
         match self.method {
