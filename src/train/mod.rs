@@ -8,6 +8,7 @@ pub mod feature_cache;
 pub mod features;
 pub mod method;
 pub mod predict;
+mod prefetch;
 pub mod pretrain;
 pub mod sampler;
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
-use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::sampler::{shuffled, with_workspace};
 use super::{Checkpoints, Diverged, Monitor, Outcome, Progress, Row, checkpoint, json_lines};
 use crate::data::{Dataset, Geometry};
 use crate::diffusion::sample::{Picture, Sampling, ddim, grid};
@@ -203,15 +203,14 @@ fn images(settings: &PretrainSettings, data: &Dataset, step: usize) -> Result<Te
     let slices = data.train_slices();
     let PretrainSettings { flip, rotate, .. } = *settings;
     let augment = AugmentSettings { flip, rotate, jitter: 0.0, blur: 0.0, cutmix: 0.0 };
-    let side = settings.size;
-    let places: Vec<usize> = (step * batch..(step + 1) * batch).collect();
-    let pixels = places.par_iter().map(|&place| {
-        let mut order: Vec<usize> = (0..slices.len()).collect();
-        order.shuffle(&mut stream(seed, "diffusion/order", (place / slices.len()) as u64));
-        let slice = data.slice(slices[order[place % slices.len()]]);
-        let weak = Geometry::draw(&mut stream(seed, "diffusion/weak", place as u64), &augment);
-        weak.image(slice.image, slice.height, slice.width, side)
+    let (side, plane) = (settings.size, settings.size * settings.size);
+    let order = shuffled(seed, "diffusion/order", step * batch, batch, slices.len());
+    let mut pixels = vec![0.0; batch * plane];
+    pixels.par_chunks_exact_mut(plane).zip(order).enumerate().for_each(|(i, (out, index))| {
+        let slice = data.slice(slices[index]);
+        let weak = Geometry::draw(&mut stream(seed, "diffusion/weak", (step * batch + i) as u64), &augment);
+        let size = [slice.height, slice.width];
+        with_workspace(|workspace| weak.write(slice.image, size, out, side, workspace));
     });
-    let pixels: Vec<Vec<f32>> = pixels.collect();
-    Ok(Tensor::from_vec(pixels.concat(), (batch, 1, side, side), &Device::Cpu)?)
+    Ok(Tensor::from_vec(pixels, (batch, 1, side, side), &Device::Cpu)?)
 }

@@ -1,6 +1,7 @@
 //! From a step's number to its batch.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use rayon::prelude::*;
 
 use super::feature_cache::FeatureCache;
 use super::features::FeatureSource;
+use super::prefetch::{ahead, in_turn};
 use crate::data::augment::Workspace;
 use crate::data::{CutMix, Dataset, Geometry, Slice, Strong, quantise};
 use crate::methods::Needs;
@@ -49,6 +51,19 @@ impl<'a> Sampler<'a> {
             "all {patients} training patients are labelled: nothing is left for consistency; lower label_ratio"
         );
         Ok(Self { data, settings, features, needs, labelled: labelled.len(), unlabelled: unlabelled.len() })
+    }
+
+    /// Calls `work` with a function that gives the batches of `steps`, in order. The next one is made on another thread
+    /// while a step runs, but where features are computed online: that takes all threads and much memory itself.
+    pub fn batches<R>(
+        &self,
+        steps: Range<usize>,
+        work: impl FnOnce(&mut dyn FnMut() -> Result<Batch>) -> R,
+    ) -> R {
+        match self.features {
+            FeatureSource::Online(_) => in_turn(steps, |step| self.batch(step), work),
+            FeatureSource::None | FeatureSource::Cached(_) => ahead(steps, |step| self.batch(step), work),
+        }
     }
 
     /// The batch of step `step`, a function of the seed and `step` alone.
@@ -206,7 +221,7 @@ const STRONG: [Streams; 2] = [
 ];
 
 /// Runs `work` with this thread's memory for augmentation.
-fn with_workspace<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
+pub(super) fn with_workspace<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
     thread_local! {
         static WORKSPACE: RefCell<Workspace> = RefCell::default();
     }
@@ -214,7 +229,7 @@ fn with_workspace<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
 }
 
 /// Places `start..start + len` of an endless row of passes over `0..n`, each pass in an order of its own.
-fn shuffled(seed: u64, purpose: &str, start: usize, len: usize, n: usize) -> Vec<usize> {
+pub(super) fn shuffled(seed: u64, purpose: &str, start: usize, len: usize, n: usize) -> Vec<usize> {
     let mut pass: Option<(usize, Arc<[usize]>)> = None;
     (start..start + len)
         .map(|place| {

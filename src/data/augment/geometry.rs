@@ -250,11 +250,21 @@ impl Rotation {
         workspace.indices.extend(workspace.turned.iter().map(|&[along_y, along_x]| {
             let (y, x) = (y + along_y, x + along_x);
             let inside = (y >= 0.0) & (y <= self.last[0]) & (x >= 0.0) & (x <= self.last[1]);
-            // Inside, cutting off is rounding down.
-            let index = (y + 0.5) as u32 * width as u32 + (x + 0.5) as u32;
+            let index = floor(y + 0.5) * width as f64 + floor(x + 0.5);
+            // The whole number stands in the low bits.
+            let index = (index + WHOLE).to_bits() as u32;
             if inside { index } else { OUTSIDE }
         }));
     }
+}
+
+/// Adding and taking it away rounds a smaller number to a whole one.
+const WHOLE: f64 = (1u64 << 52) as f64;
+
+/// `f64::floor` of numbers from 0 to 2⁵¹, without the call that it is on machines without the instruction.
+fn floor(v: f64) -> f64 {
+    let near = (v + WHOLE) - WHOLE;
+    if near > v { near - 1.0 } else { near }
 }
 
 impl Workspace {

@@ -49,15 +49,15 @@ impl Strong {
 
     /// [`Self::apply`] to an image that has been quantised already.
     pub fn apply_quantised(&self, image: &mut [f32], side: usize, workspace: &mut Workspace) {
-        if let Some(jitter) = self.jitter {
-            let brighten = |image: &mut [f32]| scale_about(image, 0.0, jitter.brightness);
-            if jitter.brightness_first {
-                brighten(image);
+        if let Some(Jitter { brightness, contrast, brightness_first }) = self.jitter {
+            if brightness_first {
+                each(image, |value| scaled(value, 0.0, brightness));
             }
-            let mean = image.iter().map(|&value| f64::from(value)).sum::<f64>() / image.len().max(1) as f64;
-            scale_about(image, (255.0 * mean + 0.5).floor() as f32 / 255.0, jitter.contrast);
-            if !jitter.brightness_first {
-                brighten(image);
+            let mean = rounded_mean(image);
+            if brightness_first {
+                each(image, |value| scaled(value, mean, contrast));
+            } else {
+                each(image, |value| scaled(scaled(value, mean, contrast), 0.0, brightness));
             }
         }
         if let Some(sigma) = self.blur {
@@ -89,11 +89,33 @@ impl Strong {
     }
 }
 
-/// m + f·(x − m), clipped to `[0, 1]`.
-fn scale_about(image: &mut [f32], mean: f32, factor: f32) {
+/// Pixels that are summed side by side.
+const LANES: usize = 16;
+
+fn each(image: &mut [f32], change: impl Fn(f32) -> f32) {
     for value in image {
-        *value = (mean + factor * (*value - mean)).clamp(0.0, 1.0);
+        *value = change(*value);
     }
+}
+
+/// m + f·(x − m), clipped to `[0, 1]`.
+fn scaled(value: f32, mean: f32, factor: f32) -> f32 {
+    (mean + factor * (value - mean)).clamp(0.0, 1.0)
+}
+
+/// The mean in 8-bit levels, rounded, over 255. Quantised values, brightened or not, are multiples of 2⁻³² (the smallest is
+/// half a level): up to 2²⁰ of them add up without rounding, in whatever order.
+fn rounded_mean(image: &[f32]) -> f32 {
+    let mut sums = [0.0f64; LANES];
+    let (blocks, rest) = image.as_chunks::<LANES>();
+    for block in blocks {
+        for (sum, &value) in sums.iter_mut().zip(block) {
+            *sum += f64::from(value);
+        }
+    }
+    let sum = sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>();
+    let mean = sum / image.len().max(1) as f64;
+    (255.0 * mean + 0.5).floor() as f32 / 255.0
 }
 
 /// Rounds an image in `[0, 1]` to the 256 levels of 8 bits, as unlabelled images go through on their way to the strong
@@ -148,7 +170,7 @@ fn convolve_in(
         padded[..radius].fill(row[0]);
         padded[radius..radius + width].copy_from_slice(row);
         padded[radius + width..].fill(row[width - 1]);
-        convolve_row(padded, out, taps);
+        convolve_row(row, padded, out, taps);
     }
     // Columns, a whole row at a time.
     let row_of = |y: isize| {
@@ -168,32 +190,18 @@ fn convolve_in(
     }
 }
 
-/// Pixels that are summed side by side, in registers.
-const LANES: usize = 16;
-
-/// One row: `padded` has the radius on each side of `out`.
-fn convolve_row(padded: &[f32], out: &mut [f32], taps: &[f32]) {
-    let radius = taps.len() - 1;
-    let (blocks, rest) = out.as_chunks_mut::<LANES>();
-    for (block, out) in blocks.iter_mut().enumerate() {
-        let around = &padded[block * LANES..block * LANES + LANES + 2 * radius];
-        // The sides are summed outwards, and the centre is added last.
-        let mut sides = [0.0f32; LANES];
-        for (k, tap) in taps.iter().enumerate().skip(1) {
-            let (left, right) = (&around[radius - k..][..LANES], &around[radius + k..][..LANES]);
-            for ((side, left), right) in sides.iter_mut().zip(left).zip(right) {
-                *side += tap * (left + right);
-            }
-        }
-        for ((out, side), centre) in out.iter_mut().zip(&sides).zip(&around[radius..]) {
-            *out = taps[0] * centre + side;
+/// One row, `row`, of which `padded` has the radius more on each side: the sides are summed outwards, and the centre is
+/// added last. A whole row at a time, which compilers make vectors of.
+fn convolve_row(row: &[f32], padded: &[f32], out: &mut [f32], taps: &[f32]) {
+    let (radius, width) = (taps.len() - 1, row.len());
+    out.fill(0.0);
+    for (k, tap) in taps.iter().enumerate().skip(1) {
+        let (left, right) = (&padded[radius - k..][..width], &padded[radius + k..][..width]);
+        for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
+            *out += tap * (left + right);
         }
     }
-    let done = LANES * blocks.len();
-    for (x, out) in rest.iter_mut().enumerate() {
-        let centre = done + x + radius;
-        let sides = taps.iter().enumerate().skip(1);
-        *out = taps[0] * padded[centre]
-            + sides.map(|(k, tap)| tap * (padded[centre - k] + padded[centre + k])).sum::<f32>();
+    for (out, centre) in out.iter_mut().zip(row) {
+        *out += taps[0] * centre;
     }
 }

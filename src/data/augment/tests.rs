@@ -439,3 +439,30 @@ fn a_filled_box_is_one_pasted_from_ones() {
     area.fill(&mut filled, 1, 8);
     assert_eq!(filled, pasted);
 }
+
+#[test]
+fn contrast_is_about_the_mean_summed_one_by_one() {
+    for round in 0..50 {
+        let mut rng = stream(12, "mean", round);
+        let mut image = random_image(round, 100 * 103);
+        quantise(&mut image);
+        let (brightness, contrast) = (rng.random_range(0.5..1.5f32), rng.random_range(0.5..1.5f32));
+        for brightness_first in [true, false] {
+            let scale = |image: &mut Vec<f32>, mean: f32, factor: f32| {
+                image.iter_mut().for_each(|v| *v = (mean + factor * (*v - mean)).clamp(0.0, 1.0));
+            };
+            let mut expected = image.clone();
+            if brightness_first {
+                scale(&mut expected, 0.0, brightness);
+            }
+            let mean = expected.iter().map(|&v| f64::from(v)).sum::<f64>() / expected.len() as f64;
+            scale(&mut expected, (255.0 * mean + 0.5).floor() as f32 / 255.0, contrast);
+            if !brightness_first {
+                scale(&mut expected, 0.0, brightness);
+            }
+            let mut found = image.clone();
+            Strong::fixed(Some((brightness, contrast, brightness_first)), None).apply(&mut found, 100);
+            assert_eq!(found, expected, "brightness {brightness}, contrast {contrast}");
+        }
+    }
+}
