@@ -107,6 +107,14 @@ impl Shared {
     }
 
     /// # Safety
+    /// `start` is within the slice given to [`Shared::new`], which outlives the pointer; accesses through it stay
+    /// within the slice, and no two threads access the same element at a time.
+    pub(super) unsafe fn at(self, start: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(start) }
+    }
+
+    /// # Safety
     /// `start + len` is within the slice given to [`Shared::new`], which outlives the returned part, and no two
     /// parts that are alive at the same time overlap.
     pub(super) unsafe fn part<'a>(self, start: usize, len: usize) -> &'a mut [f32] {

@@ -1,11 +1,15 @@
-//! Convolutions. 3×3 with padding 1 and stride 1 runs on the direct kernels of [`direct`]; every other one is
-//! unfolded and multiplied ([`unfold`]).
+//! Convolutions. 3×3 with padding 1 and stride 1 runs on [`winograd`], or with few channels on the direct kernels of
+//! [`direct`]; every other one is unfolded and multiplied ([`unfold`]).
 #![expect(unsafe_code, reason = "vector instructions and pointers; extents are checked before each kernel")]
 
 mod direct;
 mod kernel;
+mod product;
+mod tiles;
 mod unfold;
 mod vector;
+mod weights;
+mod winograd;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
@@ -63,6 +67,35 @@ impl Shape {
     }
 }
 
+/// The three passes of a convolution.
+struct Algorithm {
+    forward: fn(&Shape, &[f32], &[f32], Option<&[f32]>) -> Vec<f32>,
+    backward_weights: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
+    backward_data: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
+}
+
+impl Algorithm {
+    /// The fastest one that serves the convolution.
+    fn of(shape: &Shape) -> Self {
+        macro_rules! passes {
+            ($module:ident) => {
+                Self {
+                    forward: $module::forward,
+                    backward_weights: $module::backward_weights,
+                    backward_data: $module::backward_data,
+                }
+            };
+        }
+        if winograd::serves(shape) {
+            passes!(winograd)
+        } else if direct::serves(shape) {
+            passes!(direct)
+        } else {
+            passes!(unfold)
+        }
+    }
+}
+
 /// Σ over images and pixels of each channel, in fixed order.
 fn channel_sums(g: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
     let sum = |g: &[f32]| g.chunks(4096).map(|g| super::math::lane_sum(g.len(), |i| g[i])).sum::<f64>();
@@ -77,8 +110,7 @@ impl Tape {
         let y = {
             let (input, weight) = (floats(x.value())?, floats(w.value())?);
             let bias = b.map(|b| floats(b.value())).transpose()?;
-            let forward = if direct::serves(&shape) { direct::forward } else { unfold::forward };
-            forward(&shape, &input, &weight, bias.as_deref())
+            (Algorithm::of(&shape).forward)(&shape, &input, &weight, bias.as_deref())
         };
         let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
         let (input, weight, bias) = (x.clone(), w.clone(), b.and_then(|b| b.node));
@@ -88,13 +120,11 @@ impl Tape {
                 sink.add(bias, channel_sums(&g, o, oh * ow));
             }
             if weight.node.is_some() {
-                let backward =
-                    if direct::serves(&shape) { direct::backward_weights } else { unfold::backward_weights };
+                let backward = Algorithm::of(&shape).backward_weights;
                 sink.add(weight.node, backward(&shape, &floats(input.value())?, &g));
             }
             if input.node.is_some() {
-                let backward =
-                    if direct::serves(&shape) { direct::backward_data } else { unfold::backward_data };
+                let backward = Algorithm::of(&shape).backward_data;
                 sink.add(input.node, backward(&shape, &floats(weight.value())?, &g));
             }
             Ok(())
