@@ -68,6 +68,10 @@ unsafe fn strip<T: Vector, const R: usize, const N: usize>(p: &Product, column: 
             tile::<T, R, N>(p, row, column);
             row += R;
         }
+        while row + 8 <= p.rows {
+            tile::<T, 8, N>(p, row, column);
+            row += 8;
+        }
         while row + 4 <= p.rows {
             tile::<T, 4, N>(p, row, column);
             row += 4;
@@ -97,7 +101,7 @@ pub(super) unsafe fn run(level: Level, p: &Product) {
                 column += 32;
             }
             if column < p.columns {
-                strip::<Avx512, 12, 1>(p, column);
+                strip::<Avx512, 16, 1>(p, column);
             }
         }
     }

@@ -251,19 +251,20 @@ unsafe fn gather<T: Vector>([a, b, c, d]: [T; 4]) -> [T; 2] {
 }
 
 by_level! {
-    /// Y = Aᵀ·M·A + bias: 2×2 pixels of each tile.
+    /// Y = Aᵀ·M·A + bias, times `slope` (at most 1) where it is negative: 2×2 pixels of each tile.
     ///
     /// # Safety
     /// As [`gradient`]; `bias` holds all channels.
-    output = output_with(tiles: Tiles, bias: &[f32], pixels: *mut f32)
+    output = output_with(tiles: Tiles, bias: &[f32], slope: f32, pixels: *mut f32)
 }
 
 #[inline(always)]
-unsafe fn output_with<T: Vector>(tiles: Tiles, bias: &[f32], pixels: *mut f32) {
+unsafe fn output_with<T: Vector>(tiles: Tiles, bias: &[f32], slope: f32, pixels: *mut f32) {
     let Tiles { rows, row, channels, pitch, matrices, stride } = tiles;
     assert!(bias.len() >= channels, "a bias for every channel");
     // SAFETY: the caller's promise.
     unsafe {
+        let slopes = T::splat(slope);
         for tile in 0..rows * row {
             let corner = pixels.add((2 * (tile / row) * pitch + 2 * (tile % row)) * channels);
             let from = matrices.add(tile * channels);
@@ -276,8 +277,9 @@ unsafe fn output_with<T: Vector>(tiles: Tiles, bias: &[f32], pixels: *mut f32) {
                 }
                 for j in 0..2 {
                     let [top, bottom] = gather([half[0][j], half[1][j], half[2][j], half[3][j]]);
-                    top.plus(b).store(corner.add(j * channels + c));
-                    bottom.plus(b).store(corner.add((pitch + j) * channels + c));
+                    let [top, bottom] = [top.plus(b), bottom.plus(b)];
+                    top.larger(top.times(slopes)).store(corner.add(j * channels + c));
+                    bottom.larger(bottom.times(slopes)).store(corner.add((pitch + j) * channels + c));
                 }
             }
         }

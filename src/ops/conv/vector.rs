@@ -15,6 +15,9 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     unsafe fn plus(self, other: Self) -> Self;
     unsafe fn minus(self, other: Self) -> Self;
+    unsafe fn times(self, other: Self) -> Self;
+    /// The larger of each pair of numbers.
+    unsafe fn larger(self, other: Self) -> Self;
     /// Turns a square of numbers over: number j at `from(i)` goes to number i at `to(j)`.
     unsafe fn transpose(from: impl Fn(usize) -> *const f32, to: impl Fn(usize) -> *mut f32);
     /// The sum of its numbers, in an order that is fixed for the type.
@@ -67,6 +70,18 @@ unsafe impl Vector for Plain {
     }
 
     #[inline(always)]
+    unsafe fn times(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a *= b);
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn larger(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a = if *a > b { *a } else { b });
+        self
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: impl Fn(usize) -> *const f32, to: impl Fn(usize) -> *mut f32) {
         for i in 0..Self::LANES {
             // SAFETY: the caller's promise.
@@ -89,11 +104,12 @@ unsafe impl Vector for Plain {
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
-        _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
-        _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-        _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_ps, _mm512_unpacklo_ps,
+        _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
+        _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+        _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        _mm512_unpackhi_ps, _mm512_unpacklo_ps,
     };
 
     use super::Vector;
@@ -139,6 +155,18 @@ mod x86 {
         unsafe fn minus(self, other: Self) -> Self {
             // SAFETY: as above.
             Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn times(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn larger(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm256_max_ps(self.0, other.0) })
         }
 
         #[inline(always)]
@@ -221,6 +249,18 @@ mod x86 {
         unsafe fn minus(self, other: Self) -> Self {
             // SAFETY: as above.
             Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn times(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn larger(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_max_ps(self.0, other.0) })
         }
 
         #[inline(always)]

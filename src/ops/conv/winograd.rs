@@ -239,6 +239,8 @@ struct Pass<'a> {
     u: &'a [f32],
     /// For every output up to the next multiple of 16.
     bias: Vec<f32>,
+    /// What a negative result is multiplied with, at most 1.
+    slope: f32,
 }
 
 impl Pass<'_> {
@@ -356,7 +358,13 @@ impl Pass<'_> {
                 let first = grid.places(run, 0, places);
                 // SAFETY: the scratch holds all pixels of the run, the output all of the image.
                 unsafe {
-                    tiles::output(level, to.tiles(run, 0, m, m_stride), &self.bias, pixels.as_mut_ptr());
+                    tiles::output(
+                        level,
+                        to.tiles(run, 0, m, m_stride),
+                        &self.bias,
+                        self.slope,
+                        pixels.as_mut_ptr(),
+                    );
                     let values = out.at(run.image * self.outputs * grid.plane());
                     let target = Target { values, plane: grid.plane(), channels: self.outputs };
                     tiles::unpack(level, target, first, places, to.padded, pixels.as_ptr());
@@ -366,19 +374,26 @@ impl Pass<'_> {
     }
 }
 
-/// y = w * x + b.
-pub(super) fn forward(s: &Shape, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    forward_at(level(), s, x, w, bias)
+/// y = w * x + b, times `slope` (at most 1) where it is negative.
+pub(super) fn forward(s: &Shape, x: &[f32], w: &[f32], bias: Option<&[f32]>, slope: f32) -> Vec<f32> {
+    forward_at(level(), s, x, w, bias, slope)
 }
 
-pub(super) fn forward_at(level: Level, s: &Shape, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn forward_at(
+    level: Level,
+    s: &Shape,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    slope: f32,
+) -> Vec<f32> {
     let (inputs, outputs) = (s.input.0, s.output.0);
     let u = Weights { values: w, axes: (outputs, inputs), turned: false }.transformed(level);
     let mut padded = vec![0.0; outputs.next_multiple_of(COLUMNS)];
     if let Some(bias) = bias {
         padded[..outputs].copy_from_slice(bias);
     }
-    Pass { x: Maps::new(level, Grid::of(s), x, inputs), outputs, u: &u, bias: padded }.run()
+    Pass { x: Maps::new(level, Grid::of(s), x, inputs), outputs, u: &u, bias: padded, slope }.run()
 }
 
 /// The gradient of x: the convolution of g with the weights turned by 180° and their channels swapped.
@@ -390,7 +405,7 @@ pub(super) fn backward_data_at(level: Level, s: &Shape, w: &[f32], g: &[f32]) ->
     let (inputs, outputs) = (s.output.0, s.input.0);
     let u = Weights { values: w, axes: (inputs, outputs), turned: true }.transformed(level);
     let bias = vec![0.0; outputs.next_multiple_of(COLUMNS)];
-    Pass { x: Maps::new(level, Grid::of(s), g, inputs), outputs, u: &u, bias }.run()
+    Pass { x: Maps::new(level, Grid::of(s), g, inputs), outputs, u: &u, bias, slope: 1.0 }.run()
 }
 
 /// The gradient of w.
@@ -491,63 +506,4 @@ fn weights_by_matrices(x: Maps<'_>, g: Maps<'_>) -> Vec<f32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::unfold;
-    use super::*;
-    use crate::ops::simd;
-
-    fn numbers(len: usize, salt: u32) -> Vec<f32> {
-        let hash =
-            |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(salt).wrapping_mul(0x9E37_79B1);
-        (0..len).map(|i| (hash(i) >> 8) as f32 / 8_388_608.0 - 1.0).collect()
-    }
-
-    fn close(what: &str, a: &[f32], b: &[f32]) {
-        assert_eq!(a.len(), b.len(), "{what}: as many numbers");
-        let size = b.iter().fold(0.0f32, |m, b| m.max(b.abs()));
-        let error = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-        assert!(error < 6e-6 * size, "{what}: off by {error} of {size}");
-    }
-
-    #[test]
-    fn every_level_agrees_with_unfolding() {
-        for (batch, i, o, h, w) in [
-            (1, 8, 8, 1, 1),
-            (2, 9, 20, 7, 9),
-            (3, 8, 9, 40, 300),
-            (2, 16, 48, 70, 63),
-            (1, 40, 12, 33, 128),
-            (5, 130, 72, 4, 4),
-            (9, 30, 20, 2, 2),
-            // Many weights: matrix by matrix.
-            (4, 160, 170, 6, 5),
-            (1, 200, 160, 8, 8),
-        ] {
-            let s = Shape { batch, input: (i, h, w), output: (o, h, w), kernel: 3, stride: 1, padding: 1 };
-            assert!(serves(&s), "{i} to {o} channels");
-            let x = numbers(batch * i * h * w, 1);
-            let g = numbers(batch * o * h * w, 2);
-            let weight = numbers(o * i * 9, 3);
-            let bias = numbers(o, 4);
-            let y = unfold::forward(&s, &x, &weight, Some(&bias));
-            let dw = unfold::backward_weights(&s, &x, &g);
-            let dx = unfold::backward_data(&s, &weight, &g);
-            let threads = |threads: usize| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let y = pool.install(|| forward(&s, &x, &weight, Some(&bias)));
-                (y, pool.install(|| (backward_weights(&s, &x, &g), backward_data(&s, &weight, &g))))
-            };
-            let one = threads(1);
-            assert!(
-                one == threads(2) && one == threads(5),
-                "{batch}×{i}→{o} at {h}×{w}: bits differ with threads"
-            );
-            for level in simd::available() {
-                let case = format!("{level:?}, {batch}×{i}→{o} at {h}×{w}");
-                close(&format!("y, {case}"), &forward_at(level, &s, &x, &weight, Some(&bias)), &y);
-                close(&format!("dw, {case}"), &backward_weights_at(level, &s, &x, &g), &dw);
-                close(&format!("dx, {case}"), &backward_data_at(level, &s, &weight, &g), &dx);
-            }
-        }
-    }
-}
+mod tests;
