@@ -424,11 +424,12 @@ impl ResBlock {
         let h = if self.scale_shift {
             let scale = tape.narrow(&embedding, 1, 0, self.channels)?;
             let shift = tape.narrow(&embedding, 1, self.channels, self.channels)?;
-            tape.silu(&tape.scale_shift(&self.out_norm.forward(tape, &h)?, &scale, &shift)?)?
+            self.out_norm.modulate_silu_dropout(tape, &h, Some((&scale, &shift)), self.dropout)?
         } else {
-            self.out_norm.silu(tape, &tape.add_channel(&h, &embedding)?)?
+            let h = tape.add_channel(&h, &embedding)?;
+            self.out_norm.modulate_silu_dropout(tape, &h, None, self.dropout)?
         };
-        let h = self.out_conv.forward(tape, &tape.dropout(&h, self.dropout)?)?;
+        let h = self.out_conv.forward(tape, &h)?;
         let x = self.resample.apply(tape, x.clone())?;
         let x = match &self.skip {
             None => x,

@@ -129,6 +129,19 @@ impl BatchNorm {
         })
     }
 
+    /// [`Self::leaky_dropout`] of the convolution `conv` of `x`; in eval mode the two are one convolution.
+    pub fn leaky_dropout_of(&self, tape: &Tape, conv: &Conv, x: &Var, slope: f64, p: f64) -> Result<Var> {
+        if tape.mode().trains() || conv.stride != 1 {
+            return self.leaky_dropout(tape, &conv.forward(tape, x)?, slope, p);
+        }
+        let weights = (tape.param(&conv.weight), tape.param(&conv.bias));
+        let affine = (tape.param(&self.weight), tape.param(&self.bias));
+        let running = (&self.running_mean, &self.running_var);
+        let config = BatchNormConfig { momentum: 0.1, eps: EPS };
+        let (w, a) = ((&weights.0, &weights.1), (&affine.0, &affine.1));
+        tape.conv2d_folded_norm_leaky(x, w, a, running, config, slope, conv.padding)
+    }
+
     /// Norm, LeakyReLU with this `slope`, dropout with probability `p` of `x [B, C, H, W]`.
     pub fn leaky_dropout(&self, tape: &Tape, x: &Var, slope: f64, p: f64) -> Result<Var> {
         let (gamma, beta) = (tape.param(&self.weight), tape.param(&self.bias));
@@ -164,5 +177,18 @@ impl GroupNorm {
     /// SiLU of the norm of `x [B, C, H, W]`.
     pub fn silu(&self, tape: &Tape, x: &Var) -> Result<Var> {
         tape.group_norm_silu(x, &tape.param(&self.weight), &tape.param(&self.bias), GROUPS, EPS)
+    }
+
+    /// Norm, ·(1 + scale) + shift where there is such a pair (`[B, C]` each), SiLU and dropout with probability `p` of
+    /// `x [B, C, H, W]`.
+    pub fn modulate_silu_dropout(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        modulation: Option<(&Var, &Var)>,
+        p: f64,
+    ) -> Result<Var> {
+        let (gamma, beta) = (tape.param(&self.weight), tape.param(&self.bias));
+        tape.group_norm_modulate_silu_dropout(x, &gamma, &beta, modulation, GROUPS, EPS, p)
     }
 }

@@ -129,10 +129,8 @@ impl ConvBlock {
     }
 
     pub(super) fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
-        let h = self.first.forward(tape, x)?;
-        let h = self.first_norm.leaky_dropout(tape, &h, SLOPE, self.dropout)?;
-        let h = self.second.forward(tape, &h)?;
-        self.second_norm.leaky_dropout(tape, &h, SLOPE, 0.0)
+        let h = self.first_norm.leaky_dropout_of(tape, &self.first, x, SLOPE, self.dropout)?;
+        self.second_norm.leaky_dropout_of(tape, &self.second, &h, SLOPE, 0.0)
     }
 }
 

@@ -58,9 +58,9 @@ pub(super) fn tensor<S: Into<Shape>, T: WithDType>(values: Vec<T>, shape: S) -> 
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 
-struct InPlace<F>(Cell<Option<F>>);
+struct InPlace<F, R>(Cell<Option<F>>, Cell<Option<R>>);
 
-impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
+impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for InPlace<F, R> {
     fn name(&self) -> &'static str {
         "in-place"
     }
@@ -70,15 +70,17 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
             candle_core::bail!("an in-place update needs a contiguous f32 tensor");
         };
         let change = self.0.take().expect("candle calls the function once");
-        change(&mut values[start..end]);
+        self.1.set(Some(change(&mut values[start..end])));
         Ok(())
     }
 }
 
-/// Changes the numbers of `tensor` in place; every clone of it sees the change.
-pub(super) fn update(tensor: &Tensor, change: impl FnOnce(&mut [f32])) -> Result<()> {
+/// Changes the numbers of `tensor` in place; every clone of it sees the change. Returns what `change` returns.
+pub(super) fn update<R>(tensor: &Tensor, change: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     ensure!(tensor.device().is_cpu(), "in-place updates are for CPU tensors");
-    Ok(tensor.inplace_op1(&InPlace(Cell::new(Some(change))))?)
+    let op = InPlace(Cell::new(Some(change)), Cell::new(None));
+    tensor.inplace_op1(&op)?;
+    Ok(op.1.take().expect("candle has called the function"))
 }
 
 /// A buffer of `len` numbers with arbitrary content, for kernels that write every element.
@@ -104,6 +106,14 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(super) fn new(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr())
+    }
+
+    /// # Safety
+    /// `start` is within the slice given to [`Shared::new`], which outlives the pointer; accesses through it stay
+    /// within the slice, and no two threads access the same element at a time.
+    pub(super) unsafe fn at(self, start: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(start) }
     }
 
     /// # Safety

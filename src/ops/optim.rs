@@ -23,6 +23,15 @@ multiversion! { fn adam_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[
         *w = *w * shrink - step * *m / (v.sqrt() + eps_scaled);
     }
 } }
+multiversion! { fn adam_average_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], a: &mut [f32], g: &[f32], c: [f32; 7], decay: f32, rest: f32) {
+    let [shrink, beta1, rest1, beta2, rest2, step, eps_scaled] = c;
+    for ((((w, m), v), a), &g) in w.iter_mut().zip(m).zip(v).zip(a).zip(g) {
+        *m = *m * beta1 + g * rest1;
+        *v = *v * beta2 + g * g * rest2;
+        *w = *w * shrink - step * *m / (v.sqrt() + eps_scaled);
+        *a = *a * decay + *w * rest;
+    }
+} }
 multiversion! { fn ema_chunk(average: &mut [f32], value: &[f32], decay: f32, rest: f32) {
     for (a, &v) in average.iter_mut().zip(value) {
         *a = *a * decay + v * rest;
@@ -94,6 +103,37 @@ impl AdamW {
 
     /// Updates `params` in place, always given in the same order; one without a gradient stays as it is.
     pub fn step(&mut self, params: &[Tensor], grads: &Gradients, lr: f64) -> Result<()> {
+        self.step_then(params, grads, lr, None)
+    }
+
+    /// [`step`](Self::step) and then [`ema`] of `params` in `average`, in one pass over memory.
+    pub fn step_and_average(
+        &mut self,
+        params: &[Tensor],
+        grads: &Gradients,
+        lr: f64,
+        average: &[Tensor],
+        decay: f64,
+    ) -> Result<()> {
+        ensure!(average.len() == params.len(), "{} averages of {} values", average.len(), params.len());
+        for (average, param) in average.iter().zip(params) {
+            ensure!(
+                average.dims() == param.dims(),
+                "shapes {:?} and {:?} differ",
+                average.dims(),
+                param.dims()
+            );
+        }
+        self.step_then(params, grads, lr, Some((average, decay)))
+    }
+
+    fn step_then(
+        &mut self,
+        params: &[Tensor],
+        grads: &Gradients,
+        lr: f64,
+        average: Option<(&[Tensor], f64)>,
+    ) -> Result<()> {
         fit(&mut self.first, params)?;
         fit(&mut self.second, params)?;
         self.steps += 1;
@@ -109,15 +149,29 @@ impl AdamW {
             self.eps * bias2,
         ]
         .map(|c| c as f32);
-        for ((param, m), v) in params.iter().zip(&mut self.first).zip(&mut self.second) {
-            let Some(gradient) = grads.get(param) else { continue };
+        for (i, ((param, m), v)) in params.iter().zip(&mut self.first).zip(&mut self.second).enumerate() {
+            let average = average.map(|(all, decay)| (&all[i], decay as f32, (1.0 - decay) as f32));
+            let Some(gradient) = grads.get(param) else {
+                if let Some((average, decay, rest)) = average {
+                    ema_one(average, param, decay, rest)?;
+                }
+                continue;
+            };
             let gradient = floats(gradient)?;
             let gradient: &[f32] = &gradient;
             update(param, |w| {
                 let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
                 let work = w.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
-                work.for_each(|((w, (m, v)), g)| adam_chunk(w, m, v, g, constants));
-            })?;
+                let Some((average, decay, rest)) = average else {
+                    work.for_each(|((w, (m, v)), g)| adam_chunk(w, m, v, g, constants));
+                    return Ok(());
+                };
+                update(average, |a| {
+                    work.zip(a.par_chunks_mut(CHUNK)).for_each(|(((w, (m, v)), g), a)| {
+                        adam_average_chunk(w, m, v, a, g, constants, decay, rest);
+                    });
+                })
+            })??;
         }
         Ok(())
     }
@@ -183,15 +237,17 @@ pub fn ema(average: &[Tensor], values: &[Tensor], decay: f64) -> Result<()> {
     let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
     for (average, value) in average.iter().zip(values) {
         ensure!(average.dims() == value.dims(), "shapes {:?} and {:?} differ", average.dims(), value.dims());
-        let value = floats(value)?;
-        let value: &[f32] = &value;
-        update(average, |a| {
-            a.par_chunks_mut(CHUNK)
-                .zip(value.par_chunks(CHUNK))
-                .for_each(|(a, v)| ema_chunk(a, v, decay, rest));
-        })?;
+        ema_one(average, value, decay, rest)?;
     }
     Ok(())
+}
+
+fn ema_one(average: &Tensor, value: &Tensor, decay: f32, rest: f32) -> Result<()> {
+    let value = floats(value)?;
+    let value: &[f32] = &value;
+    update(average, |a| {
+        a.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(a, v)| ema_chunk(a, v, decay, rest));
+    })
 }
 
 /// base·(1 − step/total)^power; 0 from `total` on.

@@ -17,23 +17,58 @@ multiversion! { fn max_plane(x: &[f32], y: &mut [f32], w: usize, ow: usize) {
         }
     }
 } }
-// The gradient goes to the first maximum in reading order, as in PyTorch.
+/// Outputs of one inner block.
+const BLOCK: usize = 16;
+
+/// The gradients of two rows of inputs from that of one row of outputs; it goes to the first maximum in reading order,
+/// as in PyTorch.
+#[expect(clippy::inline_always, reason = "part of functions that are compiled once per kind of vector")]
+#[inline(always)]
+fn max_row_back<const N: usize>(
+    top: &[f32],
+    bottom: &[f32],
+    g: &[f32],
+    out_top: &mut [f32],
+    out_bottom: &mut [f32],
+) {
+    let (top, bottom, g) = (&top[..2 * N], &bottom[..2 * N], &g[..N]);
+    let (out_top, out_bottom) = (&mut out_top[..2 * N], &mut out_bottom[..2 * N]);
+    let mut parts = [[0.0f32; N]; 4];
+    for i in 0..N {
+        let right = top[2 * i + 1] > top[2 * i];
+        let first = if right { top[2 * i + 1] } else { top[2 * i] };
+        let right_below = bottom[2 * i + 1] > bottom[2 * i];
+        let second = if right_below { bottom[2 * i + 1] } else { bottom[2 * i] };
+        let below = second > first;
+        let above = if below { 0.0 } else { g[i] };
+        let under = if below { g[i] } else { 0.0 };
+        parts[0][i] = if right { 0.0 } else { above };
+        parts[1][i] = if right { above } else { 0.0 };
+        parts[2][i] = if right_below { 0.0 } else { under };
+        parts[3][i] = if right_below { under } else { 0.0 };
+    }
+    for i in 0..N {
+        out_top[2 * i] = parts[0][i];
+        out_top[2 * i + 1] = parts[1][i];
+    }
+    for i in 0..N {
+        out_bottom[2 * i] = parts[2][i];
+        out_bottom[2 * i + 1] = parts[3][i];
+    }
+}
+
 multiversion! { fn max_plane_back(x: &[f32], g: &[f32], dx: &mut [f32], w: usize, ow: usize) {
     for ((rows, out), g) in x.chunks(2 * w).zip(dx.chunks_mut(2 * w)).zip(g.chunks(ow)) {
         let (top, bottom) = rows.split_at(w);
         let (out_top, out_bottom) = out.split_at_mut(w);
-        let inputs = top.chunks_exact(2).zip(bottom.chunks_exact(2));
-        let outputs = out_top.chunks_exact_mut(2).zip(out_bottom.chunks_exact_mut(2));
-        for (((t, b), (dt, db)), &g) in inputs.zip(outputs).zip(g) {
-            let right = t[1] > t[0];
-            let first = if right { t[1] } else { t[0] };
-            let right_below = b[1] > b[0];
-            let second = if right_below { b[1] } else { b[0] };
-            let below = second > first;
-            dt[0] = if !below && !right { g } else { 0.0 };
-            dt[1] = if !below && right { g } else { 0.0 };
-            db[0] = if below && !right_below { g } else { 0.0 };
-            db[1] = if below && right_below { g } else { 0.0 };
+        let whole = ow / BLOCK * BLOCK;
+        for i in (0..whole).step_by(BLOCK) {
+            let (t, b) = (&mut out_top[2 * i..], &mut out_bottom[2 * i..]);
+            max_row_back::<BLOCK>(&top[2 * i..], &bottom[2 * i..], &g[i..], t, b);
+        }
+        for i in whole..ow {
+            let (t, b) = (&mut out_top[2 * i..], &mut out_bottom[2 * i..]);
+            max_row_back::<1>(&top[2 * i..], &bottom[2 * i..], &g[i..], t, b);
         }
     }
 } }

@@ -17,7 +17,7 @@ use crate::diffusion::schedule::{STEPS, Schedule, draw, training_loss};
 use crate::diffusion::unet::DiffusionUNet;
 use crate::methods::scalar;
 use crate::nn::params::{Builder, Params};
-use crate::ops::{AdamW, Mode, Tape, ema};
+use crate::ops::{AdamW, Mode, Tape};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{AugmentSettings, DiffusionSettings};
 use crate::spec::stages::PretrainSettings;
@@ -136,8 +136,7 @@ impl<'a> Run<'a> {
         }
         let gradients = tape.backward(&loss.loss)?;
         let trainable = self.params.trainable();
-        self.optimiser.step(trainable, &gradients, lr)?;
-        ema(self.average.trainable(), trainable, decay)?;
+        self.optimiser.step_and_average(trainable, &gradients, lr, self.average.trainable(), decay)?;
         self.state.step += 1;
         Ok(total)
     }

@@ -1,4 +1,4 @@
-//! The 3×3 convolution (padding 1, stride 1), forward and backward, without unfolding.
+//! The 3×3 convolution (padding 1, stride 1) of few channels, forward and backward, without unfolding.
 //!
 //! All images of a batch are one tall map: image, zero row, image, zero row, ... A *band* is a range of its rows;
 //! its planes are copied with their zeros into a buffer that fits the second cache, and the kernels of
@@ -229,7 +229,7 @@ impl Pass<'_> {
 }
 
 /// Calls `f` with a buffer of this thread, of arbitrary content; calls may nest.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         // Used like a stack: each depth of nesting finds its own buffer again.
         static SCRATCH: std::cell::RefCell<Vec<Vec<f32>>> = const { std::cell::RefCell::new(Vec::new()) };

@@ -1,18 +1,24 @@
-//! Convolutions. 3×3 with padding 1 and stride 1 runs on the direct kernels of [`direct`]; every other one is
-//! unfolded and multiplied ([`unfold`]).
+//! Convolutions. 3×3 with padding 1 and stride 1 runs on [`winograd`], or with few channels on the direct kernels of
+//! [`direct`]; every other one is unfolded and multiplied ([`unfold`]).
 #![expect(unsafe_code, reason = "vector instructions and pointers; extents are checked before each kernel")]
 
 mod direct;
 mod kernel;
+mod product;
+mod tiles;
 mod unfold;
 mod vector;
+mod weights;
+mod winograd;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::buffer::{floats, tensor, uninit};
+use super::buffer::{CHUNK, floats, tensor, uninit};
 use super::matmul::{Matrix, matmul};
+use super::norm::BatchNorm;
+use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
 /// The sizes of one convolution.
@@ -63,9 +69,53 @@ impl Shape {
     }
 }
 
+/// The three passes of a convolution.
+struct Algorithm {
+    /// The last number is the slope below zero of what follows.
+    forward: fn(&Shape, &[f32], &[f32], Option<&[f32]>, f32) -> Vec<f32>,
+    backward_weights: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
+    backward_data: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
+}
+
+impl Algorithm {
+    /// The fastest one that serves the convolution.
+    fn of(shape: &Shape) -> Self {
+        macro_rules! passes {
+            ($module:ident, $forward:expr) => {
+                Self {
+                    forward: $forward,
+                    backward_weights: $module::backward_weights,
+                    backward_data: $module::backward_data,
+                }
+            };
+        }
+        if winograd::serves(shape) {
+            passes!(winograd, winograd::forward)
+        } else if direct::serves(shape) {
+            passes!(direct, |s, x, w, b, slope| leaky(direct::forward(s, x, w, b), slope))
+        } else {
+            passes!(unfold, |s, x, w, b, slope| leaky(unfold::forward(s, x, w, b), slope))
+        }
+    }
+}
+
+/// LeakyReLU in place; slope 1 changes nothing.
+fn leaky(mut y: Vec<f32>, slope: f32) -> Vec<f32> {
+    if slope != 1.0 {
+        y.par_chunks_mut(CHUNK).for_each(|y| leaky_chunk(y, slope));
+    }
+    y
+}
+
+multiversion! { fn leaky_chunk(y: &mut [f32], slope: f32) {
+    for y in y {
+        *y = if *y > 0.0 { *y } else { *y * slope };
+    }
+} }
+
 /// Σ over images and pixels of each channel, in fixed order.
 fn channel_sums(g: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
-    let sum = |g: &[f32]| g.chunks(4096).map(|g| super::math::lane_sum(g.len(), |i| g[i])).sum::<f64>();
+    let sum = |g: &[f32]| g.chunks(4096).map(super::norm::block_sum).sum::<f64>();
     let planes: Vec<f64> = g.par_chunks(pixels).with_min_len((1 << 14) / pixels + 1).map(sum).collect();
     (0..channels).map(|c| planes.iter().skip(c).step_by(channels).sum::<f64>() as f32).collect()
 }
@@ -77,8 +127,7 @@ impl Tape {
         let y = {
             let (input, weight) = (floats(x.value())?, floats(w.value())?);
             let bias = b.map(|b| floats(b.value())).transpose()?;
-            let forward = if direct::serves(&shape) { direct::forward } else { unfold::forward };
-            forward(&shape, &input, &weight, bias.as_deref())
+            (Algorithm::of(&shape).forward)(&shape, &input, &weight, bias.as_deref(), 1.0)
         };
         let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
         let (input, weight, bias) = (x.clone(), w.clone(), b.and_then(|b| b.node));
@@ -88,17 +137,56 @@ impl Tape {
                 sink.add(bias, channel_sums(&g, o, oh * ow));
             }
             if weight.node.is_some() {
-                let backward =
-                    if direct::serves(&shape) { direct::backward_weights } else { unfold::backward_weights };
+                let backward = Algorithm::of(&shape).backward_weights;
                 sink.add(weight.node, backward(&shape, &floats(input.value())?, &g));
             }
             if input.node.is_some() {
-                let backward =
-                    if direct::serves(&shape) { direct::backward_data } else { unfold::backward_data };
+                let backward = Algorithm::of(&shape).backward_data;
                 sink.add(input.node, backward(&shape, &floats(weight.value())?, &g));
             }
             Ok(())
         })
+    }
+
+    /// [`conv2d`](Self::conv2d) with stride 1 and [`batch_norm_leaky_dropout`](Self::batch_norm_leaky_dropout) in eval
+    /// mode as one convolution: the running statistics are folded into its weights. Nothing is recorded.
+    ///
+    /// # Errors
+    /// In a mode that trains.
+    #[expect(clippy::too_many_arguments, reason = "two ops in one")]
+    pub fn conv2d_folded_norm_leaky(
+        &self,
+        x: &Var,
+        (w, b): (&Var, &Var),
+        (gamma, beta): (&Var, &Var),
+        (mean, var): (&Tensor, &Tensor),
+        settings: BatchNorm,
+        slope: f64,
+        padding: usize,
+    ) -> Result<Var> {
+        ensure!(!self.mode().trains(), "batch norm is only folded in eval mode");
+        let shape = Shape::new(x, w, Some(b), 1, padding)?;
+        let o = shape.output.0;
+        for values in [gamma.value(), beta.value(), mean, var] {
+            ensure!(values.dims() == [o], "a norm of {:?} after {o} channels", values.dims());
+        }
+        let (gamma, beta, mean, var) =
+            (floats(gamma.value())?, floats(beta.value())?, floats(mean)?, floats(var)?);
+        let scales: Vec<f64> = (gamma.iter().zip(var.iter()))
+            .map(|(&gamma, &var)| f64::from(gamma) / (f64::from(var) + settings.eps).sqrt())
+            .collect();
+        let bias = floats(b.value())?;
+        let bias: Vec<f32> =
+            (0..o).map(|o| (f64::from(bias[o] - mean[o]) * scales[o] + f64::from(beta[o])) as f32).collect();
+        let mut weight = floats(w.value())?.to_vec();
+        let each = weight.len() / o;
+        for (weight, &scale) in weight.chunks_mut(each).zip(&scales) {
+            weight.iter_mut().for_each(|w| *w *= scale as f32);
+        }
+        let y =
+            (Algorithm::of(&shape).forward)(&shape, &floats(x.value())?, &weight, Some(&bias), slope as f32);
+        let (_, oh, ow) = shape.output;
+        Ok(self.constant(&tensor(y, (shape.batch, o, oh, ow))?))
     }
 
     /// Transposed convolution with a 2×2 kernel and stride 2, as PyTorch's `conv_transpose2d`: x `[B,I,H,W]`,

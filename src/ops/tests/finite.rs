@@ -62,6 +62,8 @@ fn convolutions() {
         (2, 3, 2, 2, 3, 1, 1, 0),
         (1, 2, 2, 5, 4, 3, 2, 1),
         (1, 1, 2, 4, 4, 2, 2, 0),
+        // By Winograd's algorithm.
+        (1, 8, 9, 3, 2, 3, 1, 1),
     ]
     .into_iter()
     .enumerate()
@@ -92,6 +94,11 @@ fn normalisations() {
     });
     check("group_norm", &inputs, |t, v| t.group_norm(&v[0], &v[1], &v[2], 2, 1e-5));
     check("group_norm_silu", &inputs, |t, v| t.group_norm_silu(&v[0], &v[1], &v[2], 2, 1e-5));
+    let all =
+        [random(1, &[2, 4, 2, 3]), random(2, &[4]), random(3, &[4]), random(4, &[2, 4]), random(5, &[2, 4])];
+    check("group_norm_modulate_silu_dropout", &all, |t, v| {
+        t.group_norm_modulate_silu_dropout(&v[0], &v[1], &v[2], Some((&v[3], &v[4])), 2, 1e-5, 0.3)
+    });
     let inputs = [random(1, &[2, 3, 2, 2]), random(2, &[2, 3]), random(3, &[2, 3])];
     check("scale_shift", &inputs, |t, v| t.scale_shift(&v[0], &v[1], &v[2]));
     check("add_channel", &inputs[..2], |t, v| t.add_channel(&v[0], &v[1]));

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::{difference, random, random_classes, values};
-use crate::ops::{BatchNorm, Mode, Tape, Var, softmax_confidence, softmax_eval};
+use crate::ops::{AdamW, BatchNorm, Gradients, Mode, Tape, Var, ema, softmax_confidence, softmax_eval};
 
 /// A small network through most ops; the bits of its loss and of all its gradients.
 fn step(side: usize) -> Vec<u32> {
@@ -99,6 +99,69 @@ fn fused_op_equals_the_three_in_turn() {
     for (a, b) in run(true).iter().zip(run(false)) {
         assert!(difference(a, &b) < 1e-6, "fused and separate gradients agree");
     }
+}
+
+#[test]
+fn modulated_norm_equals_the_four_in_turn() {
+    let inputs =
+        [random(1, &[3, 6, 7, 9]), random(2, &[6]), random(3, &[6]), random(4, &[3, 6]), random(5, &[3, 6])];
+    let r = random(6, &[3, 6, 7, 9]);
+    let run = |fused: bool| {
+        let tape = Tape::new(Mode::Train, 1);
+        let v: Vec<Var> = inputs.iter().map(|t| tape.param(t)).collect();
+        let y = if fused {
+            tape.group_norm_modulate_silu_dropout(&v[0], &v[1], &v[2], Some((&v[3], &v[4])), 2, 1e-5, 0.0)
+        } else {
+            let norm = tape.group_norm(&v[0], &v[1], &v[2], 2, 1e-5).unwrap();
+            tape.silu(&tape.scale_shift(&norm, &v[3], &v[4]).unwrap())
+        };
+        let loss = tape.mse(&y.unwrap(), &r).unwrap();
+        let gradients = tape.backward(&loss).unwrap();
+        inputs.iter().map(|t| gradients.get(t).unwrap().clone()).collect::<Vec<_>>()
+    };
+    for (a, b) in run(true).iter().zip(run(false)) {
+        assert!(difference(a, &b) < 1e-5, "fused and separate gradients agree");
+    }
+}
+
+#[test]
+fn folded_norm_equals_convolution_and_norm() {
+    // With Winograd's algorithm, the direct one, and unfolding.
+    for (i, o, k) in [(9, 12, 3), (2, 5, 3), (3, 4, 1)] {
+        let (x, w, b) = (random(1, &[2, i, 6, 7]), random(2, &[o, i, k, k]), random(3, &[o]));
+        let (gamma, beta) = (random(4, &[o]), random(5, &[o]));
+        let (mean, var) = (random(6, &[o]), random(7, &[o]).abs().unwrap());
+        let tape = Tape::new(Mode::Eval, 0);
+        let [x, w, b, gamma, beta] = [&x, &w, &b, &gamma, &beta].map(|t| tape.constant(t));
+        let cfg = BatchNorm::default();
+        let y = tape.conv2d(&x, &w, Some(&b), 1, k / 2).unwrap();
+        let y = tape.batch_norm_leaky_dropout(&y, &gamma, &beta, &mean, &var, cfg, 0.01, 0.3).unwrap();
+        let folded = tape
+            .conv2d_folded_norm_leaky(&x, (&w, &b), (&gamma, &beta), (&mean, &var), cfg, 0.01, k / 2)
+            .unwrap();
+        assert!(difference(folded.value(), y.value()) < 1e-5, "{i} to {o} channels, kernel {k}");
+    }
+}
+
+#[test]
+fn step_and_average_equals_the_two_in_turn() {
+    let start = random(1, &[70, 300]);
+    let run = |fused: bool| {
+        let (w, average) = ([start.copy().unwrap()], [random(2, &[70, 300])]);
+        let mut adam = AdamW::new(0.9, 0.999, 1e-8, 0.01);
+        for step in 0..3 {
+            let mut gradients = Gradients::default();
+            gradients.insert(&w[0], random(3 + step, &[70, 300]));
+            if fused {
+                adam.step_and_average(&w, &gradients, 0.1, &average, 0.9).unwrap();
+            } else {
+                adam.step(&w, &gradients, 0.1).unwrap();
+                ema(&average, &w, 0.9).unwrap();
+            }
+        }
+        [values(&w[0]), values(&average[0])]
+    };
+    assert!(run(true) == run(false), "the same bits");
 }
 
 #[test]
