@@ -75,7 +75,7 @@ zip:
     error: a.yaml:4:18: unknown setting `metod`
       4 |   tau: { when: { metod: mcsd }, values: [0.8] }
         |                  ^^^^^ did you mean `method`?
-    error: a.yaml:5:26: `method: mscd`: expected `supervised` or `mcsd`
+    error: a.yaml:5:26: `method: mscd`: expected `supervised`, `mean_teacher`, `ua_mt`, `urpc`, `cps`, `cross_teaching`, `mc_net`, `mc_net_plus`, `bcp`, `sc_ssl`, `unimatch` or `mcsd`
       5 |   dfm: { when: { method: mscd }, values: [true] }
         |                          ^^^^ did you mean `mcsd`?
     error: a.yaml:6:3: axis `dic` has `values` and no `when`
@@ -378,7 +378,7 @@ fn error_only() {
     error: --only:1:1: unknown setting `sed`
       1 | sed=0
         | ^^^ did you mean `seed`?
-    error: --only:1:8: `method: mscd`: expected `supervised` or `mcsd`
+    error: --only:1:8: `method: mscd`: expected `supervised`, `mean_teacher`, `ua_mt`, `urpc`, `cps`, `cross_teaching`, `mc_net`, `mc_net_plus`, `bcp`, `sc_ssl`, `unimatch` or `mcsd`
       1 | method=mscd tau=2
         |        ^^^^ did you mean `mcsd`?
     error: --only:1:17: `tau: 2`: expected a number in (0, 1]
