@@ -165,9 +165,10 @@ fn kills_at_random_moments_lose_nothing_and_change_no_bit() {
 #[test]
 #[ignore = "minutes; SWEEP_KILLS says how many kills"]
 fn a_long_campaign_of_kills() {
-    let kills = std::env::var("SWEEP_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let kills = number("SWEEP_KILLS").unwrap_or(200);
     let start = Instant::now();
-    let figures = campaign(kills, 2);
+    let figures = campaign(kills as usize, number("SWEEP_SEED").unwrap_or(2));
     println!(
         "{kills} runs killed ({} while they ran; engine {}, a worker {}, both {}), {} stages finished before a kill and \
          none of them computed again, all frames equal, nothing left behind; {:.0} s",

@@ -66,12 +66,12 @@ pub fn run(
     options: &Options,
     stop: &Stop,
 ) -> Result<Summary> {
-    let mut run = Run::new(plan, store, reporter, options);
-    let result = run.drive(executor, stop);
+    let mut run = Run::new(plan, store, reporter, options, stop);
+    let result = run.drive(executor);
     if result.is_err() {
         executor.cancel(false); // leave nothing running behind an engine that gives up
     }
-    result.map(|()| run.summary(stop))
+    result.map(|()| run.summary())
 }
 
 /// A task that runs.
@@ -90,6 +90,7 @@ struct Run<'a> {
     store: &'a Store,
     reporter: &'a mut dyn Reporter,
     options: &'a Options,
+    stop: &'a Stop,
     begun: Instant,
     index: BTreeMap<&'a Key, usize>,
     outcomes: Vec<Option<Outcome>>,
@@ -112,7 +113,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, store: &'a Store, reporter: &'a mut dyn Reporter, options: &'a Options) -> Self {
+    fn new(
+        plan: &'a Plan,
+        store: &'a Store,
+        reporter: &'a mut dyn Reporter,
+        options: &'a Options,
+        stop: &'a Stop,
+    ) -> Self {
         let mut forecast = Forecast::default();
         let mut finished = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {
@@ -144,6 +151,7 @@ impl<'a> Run<'a> {
             store,
             reporter,
             options,
+            stop,
             begun: Instant::now(),
             index: plan.stages.iter().enumerate().map(|(i, stage)| (&stage.key, i)).collect(),
             tries: vec![0; outcomes.len()],
@@ -161,10 +169,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn drive(&mut self, executor: &mut dyn Executor, stop: &Stop) -> Result<()> {
+    fn drive(&mut self, executor: &mut dyn Executor) -> Result<()> {
         self.remember_divergence();
         loop {
-            self.pass_on_requests(executor, stop.requests().min(2));
+            self.pass_on_requests(executor, self.stop.requests().min(2));
             self.look_elsewhere();
             while self.stopping == 0 && !self.disk_full && self.start_one(executor) {}
             let waits = !self.elsewhere.is_empty() && self.stopping == 0 && !self.disk_full;
@@ -337,9 +345,11 @@ impl<'a> Run<'a> {
                 continue;
             }
             match exit {
-                _ if self.stopping > 0 => self.settle(i, Outcome::Interrupted),
-                // A terminal's Ctrl-C reaches the processes as well, perhaps before this one.
-                Exit::Interrupted => self.settle(i, Outcome::Interrupted),
+                // A terminal's Ctrl-C reaches the processes as well, perhaps before it was passed on.
+                _ if self.stopping > 0 || self.stop.requests() > 0 => self.settle(i, Outcome::Interrupted),
+                Exit::Interrupted => {
+                    self.failed(i, "its process was asked to stop, not by this one".to_owned(), Cause::Died);
+                }
                 Exit::Orderly => {
                     self.failed(i, "its process ended without a word about it".to_owned(), Cause::Error);
                 }
@@ -460,11 +470,11 @@ impl<'a> Run<'a> {
         self.outcomes[i] = Some(outcome);
     }
 
-    fn summary(self, stop: &Stop) -> Summary {
+    fn summary(self) -> Summary {
         let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Waiting)).collect();
         let summary = Summary {
             outcomes,
-            interrupted: stop.requests() > 0,
+            interrupted: self.stop.requests() > 0,
             disk_full: self.disk_full,
             elapsed: self.begun.elapsed(),
         };

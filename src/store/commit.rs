@@ -17,6 +17,9 @@ use super::{CHECKPOINT, FileMeta, META, Meta, Store, StoredSpec};
 /// The file in a work folder that holds the seconds of its earlier tries.
 pub(super) const SECONDS: &str = "checkpoint.seconds";
 
+/// Seconds of work from which an object's place is made durable before the next stage begins.
+const WORTH_A_SYNC: f64 = 1.0;
+
 /// The folder that a stage is computed in.
 #[derive(Debug)]
 pub struct Work<'a> {
@@ -98,12 +101,12 @@ impl<'a> Work<'a> {
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
         files::write_synced(&self.dir.join(META), &bytes)?;
         files::sync_folder(&self.dir)?;
-        self.publish()?;
+        self.publish(seconds)?;
         let _ = fs::remove_file(self.store.failure_path(&self.key)); // absent, most of the time
         Ok(meta)
     }
 
-    fn publish(&self) -> Result<()> {
+    fn publish(&self, seconds: f64) -> Result<()> {
         let target = self.store.object_path(&self.key);
         let shelf = target.parent().expect("objects/ab is above objects/ab/abcd…");
         let new = !shelf.is_dir();
@@ -112,6 +115,11 @@ impl<'a> Work<'a> {
             self.store.put_aside(&self.key, &target)?;
         }
         files::rename(&self.dir, &target).map_err(|error| explain(&error, "publish", &target))?;
+        // What a power cut takes from here on is the name of a whole object: where it is quickly computed again, waiting
+        // for the disk would cost more than it saves.
+        if seconds < WORTH_A_SYNC {
+            return Ok(());
+        }
         files::sync_folder(shelf)?;
         if new {
             files::sync_folder(shelf.parent().expect("objects is above objects/ab"))?;
