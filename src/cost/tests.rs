@@ -125,16 +125,6 @@ fn a_group_runs_its_deepest_pass_once() {
     assert_eq!((both.work, both.disk), (six.work, two.disk + six.disk));
 }
 
-/// The encoder's part of the operations: five stages with one to two convolutions of 9·(i·o + o·o) at side 64/2ᵏ.
-fn encoder_share(f: &Network) -> f64 {
-    let widths = [1.0f64, 16.0, 32.0, 64.0, 128.0, 256.0];
-    let stage = |k: usize| {
-        let (i, o) = (widths[k], widths[k + 1]);
-        18.0 * (i * o + o * o) * (64.0 / f64::from(1 << k)).powi(2)
-    };
-    (0..5).map(stage).sum::<f64>() / f.forward(1.0).flops
-}
-
 #[test]
 fn modules_cost_what_they_add() {
     let with = |dfm, dic| Settings { dfm, dic, ..settings(Preset::Smoke, Method::Mcsd) };
@@ -172,7 +162,7 @@ fn networks_of_every_method_are_about_those_that_are_built() {
             }
         }
         let f = unet(1, 4, &settings.unet, 256);
-        let Passes { learning, stored, .. } = Passes::of(&settings);
+        let Networks { learning, stored } = Networks::of(&settings);
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 0.02, "{}: {a} for {b}", entry.title);
         near(learning * f.parameters, learn);
         near(stored * (f.parameters + f.buffers), learn + kept);
