@@ -47,7 +47,7 @@ static WHOLE: LazyLock<(Vec<Vec<u8>>, Duration)> = LazyLock::new(|| {
     succeed(&folder, &[]);
     let time = start.elapsed();
     assert_eq!(folder.objects().len(), STAGES);
-    assert_eq!(folder.leftovers(), [PathBuf::new(); 0]);
+    assert_eq!(folder.leftovers(), Vec::<PathBuf>::new());
     (folder.frames(), time)
 });
 
@@ -61,7 +61,7 @@ fn succeed(folder: &Folder, more: &[&str]) -> String {
 fn is_as_whole(folder: &Folder) {
     assert!(folder.frames() == WHOLE.0, "the frames equal those of a run without accidents, bit for bit");
     assert_eq!(folder.objects().len(), STAGES, "every stage is there once");
-    assert_eq!(folder.leftovers(), [PathBuf::new(); 0], "nothing is left behind");
+    assert_eq!(folder.leftovers(), Vec::<PathBuf>::new(), "nothing is left behind");
 }
 
 /// The finished object that holds the file `name`.
@@ -121,7 +121,9 @@ fn kill_once(victim: Victim, moment: Duration, workers: &str, figures: &mut Figu
         Victim::Worker => workers_of.iter().take(1).for_each(|&worker| signal("-9", worker)),
         Victim::Both => {
             signal("-9", engine.id());
-            workers_of.iter().for_each(|&worker| signal("-9", worker));
+            for worker in workers_of {
+                signal("-9", worker);
+            }
         }
     }
     let code = engine.wait().expect("ends").code();
@@ -311,7 +313,7 @@ fn a_full_disk_ends_in_a_reason_and_a_remedy_and_leaves_nothing_half_written() {
         folder.path("reports/tiny/index.html").exists() || err.contains("report could not be written"),
         "{err}"
     );
-    assert_eq!(folder.leftovers(), [PathBuf::new(); 0]);
+    assert_eq!(folder.leftovers(), Vec::<PathBuf>::new());
     succeed(&folder, &[]);
     is_as_whole(&folder);
 }

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// (`spec::settings`, `spec::stages`), which everybody may see.
 const IMPORTS: [(&str, &[&str]); 18] = [
     ("bench", &["cost", "data", "diffusion", "methods", "nn", "ops", "train"]),
-    ("cli", &["bench", "cost", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage", "store"]),
+    (
+        "cli",
+        &["bench", "cost", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage", "store"],
+    ),
     ("cost", &["diffusion", "methods", "stage"]),
     ("data", &["store"]),
     ("diffusion", &["nn", "ops"]),

@@ -253,7 +253,9 @@ pub(super) fn augment(batch: usize, size: usize) -> Result<Prepared> {
     let source = slice(height, width);
     let mut workspace = Workspace::default();
     let mut images = [const { Vec::new() }; 3];
-    images.iter_mut().for_each(|image| image.resize(size * size, 0.0));
+    for image in &mut images {
+        image.resize(size * size, 0.0);
+    }
     let mut index = 0;
     let mut sample = move || {
         let rng = &mut stream(0, "augment", index);

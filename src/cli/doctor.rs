@@ -1,5 +1,6 @@
 //! `sweep doctor`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let store = args.store.at();
     let mut checks = vec![program(), libraries(), processor_check(), threads()];
     checks.extend(memory());
-    checks.extend(accelerator());
+    checks.push(accelerator());
     checks.extend(disk(store.root()));
     checks.push(writable(store.root()));
     if store.root().is_dir() {
@@ -157,10 +158,10 @@ fn memory() -> Option<Check> {
 }
 
 /// An NVIDIA GPU and its driver.
-fn accelerator() -> Option<Check> {
+fn accelerator() -> Check {
     let driver = driver();
     let built = cfg!(feature = "cuda");
-    Some(match (driver, built) {
+    match (driver, built) {
         (Some(driver), true) => Check::fine("devices", format!("cpu, cuda; {driver}")),
         (Some(driver), false) => Check::warning(
             "devices",
@@ -173,7 +174,7 @@ fn accelerator() -> Option<Check> {
             "install the NVIDIA driver",
         ),
         (None, false) => Check::fine("devices", "cpu"),
-    })
+    }
 }
 
 /// The nearest folder at or above `path` that exists.
@@ -264,7 +265,7 @@ fn objects(store: &Store, verify: bool) -> Result<Vec<Check>> {
     let mut text =
         format!("{} of {found} damaged: {}", damaged.len(), damaged[..damaged.len().min(SHOWN)].join("; "));
     if more > 0 {
-        text += &format!("; and {more} more");
+        let _ = write!(text, "; and {more} more");
     }
     let remedy = format!(
         "remove their folders under {} and run the sweeps again, which computes them anew",

@@ -1,5 +1,6 @@
 //! `sweep gc`.
 
+use std::fmt::Write as _;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     }
     let store = if args.dry_run { args.store.at() } else { Store::open(&args.store.store).or_bad_input()? };
     let known = index::names(&store)?;
-    for name in args.forget.iter().filter(|name| !known.contains(name)) {
+    if let Some(name) = args.forget.iter().find(|name| !known.contains(name)) {
         return Err(super::lookup::unknown_sweep(name, &store)?).or_bad_input();
     }
     // Taken before the indices are read: a sweep that starts later is seen by it.
@@ -88,7 +89,9 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let needed = needed(&store, &known, args).or_bad_input()?;
     let garbage = find(&store, &needed, args.older_than)?;
     let mut removed = Vec::new();
-    if !args.dry_run {
+    if args.dry_run {
+        removed = garbage;
+    } else {
         args.forget.iter().try_for_each(|name| index::forget(&store, name))?;
         let state = if args.forget.is_empty() { state } else { self::state(&store) };
         for garbage in garbage {
@@ -101,8 +104,6 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
             }
         }
         store.tidy()?;
-    } else {
-        removed = garbage;
     }
     say(&told(&removed, args))?;
     Ok(Ending::Done)
@@ -262,7 +263,7 @@ fn told(removed: &[Garbage], args: &Args) -> String {
     let mut text = String::new();
     if args.dry_run {
         for garbage in removed {
-            text += &format!("{:>9}  {}\n", bytes(garbage.bytes), garbage.path.display());
+            let _ = writeln!(text, "{:>9}  {}", bytes(garbage.bytes), garbage.path.display());
         }
         text.push('\n');
     }

@@ -45,8 +45,9 @@ impl NamedSweep {
     /// plans now. Notes go to standard error.
     pub(super) fn index(&self, named: &str) -> Result<Index> {
         let store = self.store.at();
-        let is_path =
-            named.contains(std::path::MAIN_SEPARATOR) || named.ends_with(".yaml") || named.ends_with(".yml");
+        let extension = std::path::Path::new(named).extension();
+        let is_path = named.contains(std::path::MAIN_SEPARATOR)
+            || extension.is_some_and(|ending| ending == "yaml" || ending == "yml");
         if !is_path
             && self.sets.is_empty()
             && let Some(index) = Index::read(&store, named)?
@@ -113,7 +114,7 @@ pub(super) fn all(store: &Store) -> Result<Vec<Index>> {
 /// What a person named.
 pub(super) enum Target {
     /// A point of a sweep.
-    Point(Index, usize),
+    Point(Box<Index>, usize),
     /// A stage, with the text for people where it is known.
     Stage(Key, Option<String>),
 }
@@ -147,7 +148,7 @@ pub(super) fn target(named: &str, store: &Store) -> Result<Target> {
         (points.len() == 1 && stages.is_empty()).then(|| points.values().next().copied()).flatten()
     }) {
         let index = indices.into_iter().nth(index).expect("numbered above");
-        return Ok(Target::Point(index, point));
+        return Ok(Target::Point(Box::new(index), point));
     }
     if stages.len() == 1
         && points.is_empty()
@@ -195,7 +196,7 @@ fn several_or_none(
 /// The point that `named` means.
 pub(super) fn point(named: &str, store: &Store) -> Result<(Index, usize)> {
     match target(named, store)? {
-        Target::Point(index, point) => Ok((index, point)),
+        Target::Point(index, point) => Ok((*index, point)),
         Target::Stage(key, _) => {
             let wrong = || -> Result<_> { bail!("`{named}` is a stage ({key}), and a point is wanted") };
             wrong().or_bad_input()

@@ -1,6 +1,7 @@
 //! How the results of a sweep came to be: `results/NAME/provenance.jsonl`, a line for each finished stage. Times and
 //! machines stand here and not in the frames, which are equal bit for bit between equal runs.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub(super) fn lines(meta: &Meta) -> Vec<(&'static str, String)> {
     let mut program = format!("sweep {}, {} version {}", meta.program, meta.kind.name(), meta.code);
     if let Some(found) = &meta.provenance {
         if let Some(commit) = &found.commit {
-            program += &format!(", commit {commit}");
+            let _ = write!(program, ", commit {commit}");
         }
         let model = found.model.as_ref().map(|model| format!(" ({model})")).unwrap_or_default();
         let driver = found.driver.as_ref().map(|driver| format!(", driver {driver}")).unwrap_or_default();

@@ -51,7 +51,9 @@ mod tests {
     fn bytes_are_short() {
         let cases =
             [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (452_984_832, "432 MiB"), (1 << 40, "1.0 TiB")];
-        cases.iter().for_each(|&(count, text)| assert_eq!(bytes(count), text));
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

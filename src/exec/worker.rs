@@ -173,7 +173,7 @@ impl<'a> Worker<'a> {
                 self.say(key, Life::Finished { seconds: meta.seconds, shared: true });
                 continue;
             }
-            let work = self.store.work(key)?.on(self.device.get());
+            let work = self.store.work(key)?.on(&self.device.get());
             jobs.push((i, Job { key: key.clone(), stored, work, _lock: lock }));
         }
         jobs.sort_by_key(|(i, _)| *i);

@@ -467,7 +467,7 @@ fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
     // A pass of three maps is measured as a whole in each of them.
     let maps: Vec<usize> =
         (0..plan.stages.len()).filter(|&i| plan.stages[i].kind == StageKind::Features).collect();
-    let metas: Vec<Meta> = (0..maps[2] + 1).map(|i| meta(&plan, i)).collect();
+    let metas: Vec<Meta> = (0..=maps[2]).map(|i| meta(&plan, i)).collect();
     let found: Vec<Option<Meta>> = (0..plan.stages.len()).map(|i| metas.get(i).cloned()).collect();
     let priced = prices(&plan, &found, &metas, 2);
     assert_eq!(maps[..3].iter().map(|&i| priced[i].seconds.round()).sum::<f64>(), 60.0);

@@ -69,7 +69,7 @@ pub(super) fn loss_by_step(frame: &DataFrame) -> Result<Option<Figure>> {
 }
 
 fn models(frame: &DataFrame, bins: &[(f64, String)]) -> Result<Vec<Model>> {
-    let text = |name: &str| frame.column(name)?.str().map(Clone::clone);
+    let text = |name: &str| frame.column(name)?.str().cloned();
     let (keys, names) = (text("model")?, text("label")?);
     let steps = frame.column("step")?.i64().context("`step` of the diffusion frame is no whole number")?;
     let columns = bins.iter().map(|(_, name)| Ok(frame.column(name)?.f64()?)).collect::<Result<Vec<_>>>()?;
@@ -122,7 +122,9 @@ fn draw(curves: &[Curve], steps: f64) -> Drawing {
         let line: Vec<(f64, f64)> =
             curve.points.iter().map(|(t, loss)| (x.at(*t), y.at(loss.log10()))).collect();
         style.line(&mut drawing, &line, 2.0);
-        line.iter().for_each(|&at| style.mark(&mut drawing, at, 3.4, 1.0));
+        for at in line {
+            style.mark(&mut drawing, at, 3.4, 1.0);
+        }
     }
     chart::legend(&mut drawing, &entries, left, right, 8.0, true);
     drawing

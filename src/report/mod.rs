@@ -115,8 +115,8 @@ fn forget_earlier(dir: &Path, written: &[PathBuf]) -> Result<()> {
         }
     }
     let relative = written.iter().filter_map(|path| path.strip_prefix(dir).ok());
-    let lines: String = relative.map(|path| format!("{}\n", path.display())).collect();
-    files::write_atomic(&list, lines.as_bytes())
+    let lines: Vec<String> = relative.map(|path| path.display().to_string()).collect();
+    files::write_atomic(&list, (lines.join("\n") + "\n").as_bytes())
 }
 
 fn tables(sweep: &Sweep, settings: &ReportSettings) -> Result<Vec<Table>> {

@@ -476,10 +476,11 @@ fn model(dir: &Path, name: &str) -> ModelRecord {
         for bin in 0..10 {
             line[format!("loss_t{}", 100 * bin)] = json!(1.0 / f64::from(row * (1 + bin)));
         }
-        lines += &format!("{line}\n");
+        lines += &line.to_string();
+        lines.push('\n');
     }
-    fs::write(folder.join("history.jsonl"), lines).unwrap();
-    fs::write(folder.join("samples.png"), b"a picture").unwrap();
+    files::write_atomic(folder.join("history.jsonl"), lines).unwrap();
+    files::write_atomic(folder.join("samples.png"), b"a picture").unwrap();
     ModelRecord { key: format!("{name}0123"), label: format!("pretrain {name}"), folder }
 }
 
@@ -520,14 +521,14 @@ fn a_report_takes_back_the_files_of_the_one_before_and_no_others() {
     let temporary = TempDir::new().unwrap();
     let dir = folder(&temporary, "changed");
     let outside = temporary.path().join("outside.md");
-    fs::write(&outside, "not of a report").unwrap();
+    files::write_atomic(&outside, "not of a report").unwrap();
     let models = [model(temporary.path(), "phantom")];
     let first =
         rendered(&collect("models", &[], &models).unwrap(), "changed", &ReportSettings::default(), &dir)
             .files;
-    fs::write(dir.join("tables/mine.md"), "a note of the user").unwrap();
+    files::write_atomic(dir.join("tables/mine.md"), "a note of the user").unwrap();
     let list = read(&dir, ".files");
-    fs::write(dir.join(".files"), format!("{list}../outside.md\n{}\n", outside.display())).unwrap();
+    files::write_atomic(dir.join(".files"), format!("{list}../outside.md\n{}\n", outside.display())).unwrap();
     let second =
         rendered(&collect("models", &[], &[]).unwrap(), "changed", &ReportSettings::default(), &dir).files;
     for file in &first {

@@ -183,9 +183,8 @@ impl<'a> Grid<'a> {
     fn written(&self, path: &str, choice: &[u32]) -> Option<&'a Value> {
         let is = |leaf: &&Leaf| leaf.key.path == path;
         let set = self.written.sets.iter().rev().find(is);
-        let chosen = || {
-            (0..choice.len()).flat_map(|dimension| self.leaves(dimension, choice)).filter(is).last()
-        };
+        let chosen =
+            || (0..choice.len()).flat_map(|dimension| self.leaves(dimension, choice)).filter(is).last();
         set.or_else(chosen).or_else(|| self.written.base.iter().rev().find(is)).map(|leaf| &leaf.value)
     }
 

@@ -47,8 +47,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use axes::Axes;
-pub use diagnostics::{Diagnostic, Diagnostics};
 pub(crate) use diagnostics::nearest;
+pub use diagnostics::{Diagnostic, Diagnostics};
 use diagnostics::{Place, Reporter};
 use report::ReportSettings;
 use settings::{DataName, Method, Preset, Settings};

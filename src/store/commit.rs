@@ -44,7 +44,8 @@ impl<'a> Work<'a> {
     }
 
     /// The same on another device than the processor: `cuda:0`.
-    pub fn on(mut self, device: impl ToString) -> Self {
+    #[must_use]
+    pub fn on(mut self, device: &impl ToString) -> Self {
         self.device = device.to_string();
         self
     }

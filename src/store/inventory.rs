@@ -93,9 +93,7 @@ impl Store {
         let folder = self.root().join("locks");
         let mut held = Vec::new();
         for key in keys_in(&folder)? {
-            if let Some(pid) = holder(&folder.join(key.as_str())) {
-                held.push(Held { key, pid });
-            }
+            held.extend(holder(&folder.join(key.as_str())).map(|pid| Held { key, pid }));
         }
         held.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(held)
@@ -103,6 +101,7 @@ impl Store {
 }
 
 /// Whether the lock at `path` is held, and by which process. Looking takes it for a moment, with all others that look.
+#[expect(clippy::option_option, reason = "not held, held by an unknown process, held by this one")]
 fn holder(path: &Path) -> Option<Option<u32>> {
     let mut file = File::open(path).ok()?;
     if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {

@@ -70,8 +70,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         };
         if io::stdout().is_terminal() && !args.json {
             // Home, the text, and nothing below it: without the flicker of clearing first.
-            let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
-            say(&format!("\x1b[H{lines}\x1b[J"))?;
+            say(&format!("\x1b[H{}\x1b[K\n\x1b[J", text.trim_end().replace('\n', "\x1b[K\n")))?;
         } else {
             say(&text)?;
         }

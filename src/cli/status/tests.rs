@@ -62,7 +62,9 @@ fn a_sweep_in_the_middle_is_told_stage_by_stage() {
         of_kind(&index, StageKind::Train),
         of_kind(&index, StageKind::Evaluate),
     );
-    [&prepare[0], &train[0], &train[1], &evaluate[0]].iter().for_each(|key| finish(&store, key));
+    for key in [&prepare[0], &train[0], &train[1], &evaluate[0]] {
+        finish(&store, key);
+    }
     let _lock = store.try_lock(&train[2]).unwrap().unwrap();
     let failure = Failure { cause: Cause::Error, message: "the loss is NaN\nat step 7".into() };
     store.write_failure(&train[3], &failure).unwrap();

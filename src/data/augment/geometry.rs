@@ -243,6 +243,7 @@ impl Rotation {
 
     /// Writes the indices of the source pixels of a row, or [`OUTSIDE`], into `workspace.indices`: those of the columns
     /// that [`Workspace::turn_columns`] was given.
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop out of the vector lanes")]
     fn find(&self, row: f64, width: usize, workspace: &mut Workspace) {
         // The order of the sums is that of `source`.
         let (y, x) = (self.offset[0] + self.cos * row, self.offset[1] - self.sin * row);

@@ -145,7 +145,9 @@ fn gaussian_into(sigma: f32, taps: &mut Vec<f32>) {
     taps.clear();
     taps.extend((0..=radius).map(|k| (-0.5 * (k as f32 / sigma).powi(2)).exp()));
     let sum = taps[0] + 2.0 * taps[1..].iter().sum::<f32>();
-    taps.iter_mut().for_each(|tap| *tap /= sum);
+    for tap in taps {
+        *tap /= sum;
+    }
 }
 
 /// Convolves rows and columns of a `height`×`width` image with the symmetric kernel whose taps from the centre

@@ -449,7 +449,9 @@ fn contrast_is_about_the_mean_summed_one_by_one() {
         let (brightness, contrast) = (rng.random_range(0.5..1.5f32), rng.random_range(0.5..1.5f32));
         for brightness_first in [true, false] {
             let scale = |image: &mut Vec<f32>, mean: f32, factor: f32| {
-                image.iter_mut().for_each(|v| *v = (mean + factor * (*v - mean)).clamp(0.0, 1.0));
+                for v in image {
+                    *v = (mean + factor * (*v - mean)).clamp(0.0, 1.0);
+                }
             };
             let mut expected = image.clone();
             if brightness_first {

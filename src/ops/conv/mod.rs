@@ -69,10 +69,12 @@ impl Shape {
     }
 }
 
+/// Input, weights, bias, and the slope below zero of what follows.
+type Forward = fn(&Shape, &[f32], &[f32], Option<&[f32]>, f32) -> Vec<f32>;
+
 /// The three passes of a convolution.
 struct Algorithm {
-    /// The last number is the slope below zero of what follows.
-    forward: fn(&Shape, &[f32], &[f32], Option<&[f32]>, f32) -> Vec<f32>,
+    forward: Forward,
     backward_weights: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
     backward_data: fn(&Shape, &[f32], &[f32]) -> Vec<f32>,
 }
@@ -181,7 +183,9 @@ impl Tape {
         let mut weight = floats(w.value())?.to_vec();
         let each = weight.len() / o;
         for (weight, &scale) in weight.chunks_mut(each).zip(&scales) {
-            weight.iter_mut().for_each(|w| *w *= scale as f32);
+            for w in weight {
+                *w *= scale as f32;
+            }
         }
         let y =
             (Algorithm::of(&shape).forward)(&shape, &floats(x.value())?, &weight, Some(&bias), slope as f32);

@@ -89,7 +89,6 @@ unsafe fn strip<T: Vector, const R: usize, const N: usize>(p: &Product, column: 
 /// The machine has the instructions of `level`; the three matrices are valid for the extents of `p`, `out` is not
 /// used by anybody else, and `columns` is a multiple of [`COLUMNS`].
 pub(super) unsafe fn run(level: Level, p: &Product) {
-    debug_assert!(p.columns.is_multiple_of(COLUMNS), "columns come in whole vectors");
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
     unsafe fn avx512(p: &Product) {
@@ -113,6 +112,7 @@ pub(super) unsafe fn run(level: Level, p: &Product) {
             unsafe { strip::<Avx2, 6, 2>(p, column) };
         }
     }
+    debug_assert!(p.columns.is_multiple_of(COLUMNS), "columns come in whole vectors");
     match level {
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]

@@ -179,6 +179,7 @@ by_level! {
     input = input_with(tiles: Tiles, pixels: *const f32)
 }
 
+#[expect(clippy::needless_range_loop, reason = "columns of a matrix that is stored by rows")]
 #[inline(always)]
 unsafe fn input_with<T: Vector>(tiles: Tiles, pixels: *const f32) {
     let Tiles { rows, row, channels, pitch, matrices, stride } = tiles;
@@ -258,6 +259,7 @@ by_level! {
     output = output_with(tiles: Tiles, bias: &[f32], slope: f32, pixels: *mut f32)
 }
 
+#[expect(clippy::needless_range_loop, reason = "columns of a matrix that is stored by rows")]
 #[inline(always)]
 unsafe fn output_with<T: Vector>(tiles: Tiles, bias: &[f32], slope: f32, pixels: *mut f32) {
     let Tiles { rows, row, channels, pitch, matrices, stride } = tiles;

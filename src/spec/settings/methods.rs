@@ -161,10 +161,9 @@ impl Settings {
             Method::MeanTeacher => (2.0, 1.0),
             Method::UaMt => (2.0, 9.0),
             Method::Urpc => (2.0, 0.0),
-            Method::Cps => (4.0, 0.0),
+            Method::Cps | Method::McNetPlus => (4.0, 0.0),
             Method::CrossTeaching => (2.0 + 5.0 * (self.swin.channels as f64 / 96.0).powi(2), 0.0),
             Method::McNet => (3.0, 0.0),
-            Method::McNetPlus => (4.0, 0.0),
             Method::Bcp => (1.0, 1.0),
             Method::ScSsl => (6.0, 0.0),
             // Perturbed features are decoded beside the plain ones.

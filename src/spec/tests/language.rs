@@ -120,7 +120,8 @@ fn conditional_axes_of_many_methods_stay_small() {
             .iter()
             .enumerate()
     {
-        text.push_str(&format!("  {path}: {{ when: {{ seed: {i} }}, values: [0.1, 0.2, 0.3, 0.4] }}\n"));
+        let axis = format!("  {path}: {{ when: {{ seed: {i} }}, values: [0.1, 0.2, 0.3, 0.4] }}\n");
+        text.push_str(&axis);
     }
     assert_eq!(read(&text).points.len(), 24);
 }
