@@ -15,8 +15,8 @@ use crate::exec::{self, Device, Devices, Executor, Inline, Local, Options, Outco
 use crate::plan::Plan;
 use crate::results::index::Index;
 use crate::spec::settings::Settings;
+use crate::stage::CHECKPOINT_EVERY;
 use crate::store::Store;
-use crate::train::CHECKPOINT_EVERY;
 
 /// Signals closer together than this are one request.
 const SAME_REQUEST: Duration = Duration::from_millis(500);
@@ -91,10 +91,12 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     listen(&stop)?;
     let options = options(args, devices, first);
     let result = bring_to_end(args, plan, &store, &options, &stop, &running.record().id);
+    let summary = result?;
+    let stopped = summary.interrupted && !summary.complete();
+    let rendered = if stopped { Ok(()) } else { render(&output, &index, &store, &summary) };
     drop(running);
     tidy(&store, &output); // also of an engine that was killed before, whose workers may have lived until now
-    let summary = result?;
-    if summary.interrupted && !summary.complete() {
+    if stopped {
         let done = summary.count(Outcome::is_finished);
         tell(&format!(
             "interrupted: {done} of {} are finished; run the same command again to go on",
@@ -103,7 +105,6 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         return Ok(Ending::Interrupted);
     }
     let nothing = summary.complete() && summary.count(|outcome| matches!(outcome, Outcome::Done { .. })) == 0;
-    let rendered = output.render(&index, &store);
     if nothing && rendered.is_ok() {
         return nothing_to_do(args, plan, &output);
     }
@@ -112,6 +113,15 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     rendered.context("the report could not be written")?;
     report_line(args, &output)?;
     Ok(if summary.complete() { Ending::Done } else { Ending::Failed })
+}
+
+/// Writes the frames and the report, unless another engine of the same sweep just did.
+fn render(output: &Output, index: &Index, store: &Store, summary: &Summary) -> Result<()> {
+    let _lock = store.lock_report(&index.head.name)?;
+    if summary.complete() && output.is_rendered(index, store) {
+        return Ok(());
+    }
+    output.render(index, store).map(drop)
 }
 
 /// Removes what killed processes left, once nobody else uses the store. What cannot be removed is in nobody's way.

@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result};
 
 use super::{Ending, seconds, tell};
 use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
+use crate::stage::CHECKPOINT_EVERY;
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
-use crate::train::CHECKPOINT_EVERY;
 
 /// Compute stages of the store in this process, as `sweep run` has it done
 ///

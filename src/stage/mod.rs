@@ -21,7 +21,7 @@ use crate::store::key::Key;
 use crate::train::{Monitor, Outcome, Progress};
 use event::Event;
 
-pub use crate::train::Diverged;
+pub use crate::train::{CHECKPOINT_EVERY, Diverged};
 
 /// The kinds of stages, in the order in which data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

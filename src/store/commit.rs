@@ -1,7 +1,9 @@
 //! From a work folder to a finished object.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -17,6 +19,8 @@ use super::{CHECKPOINT, FileMeta, META, Meta, Store, StoredSpec};
 /// The file in a work folder that holds the seconds of its earlier tries.
 pub(super) const SECONDS: &str = "checkpoint.seconds";
 
+/// Files that are synced at once.
+const AT_ONCE: usize = 8;
 /// Seconds of work from which an object's place is made durable before the next stage begins.
 const WORTH_A_SYNC: f64 = 1.0;
 
@@ -80,9 +84,9 @@ impl<'a> Work<'a> {
         elapsed: Duration,
         threads: usize,
     ) -> Result<Meta> {
-        let mut found = Vec::new();
+        let (mut found, mut paths) = (Vec::new(), Vec::new());
         let seconds = self.earlier + elapsed.as_secs_f64();
-        collect(&self.dir, "", &mut found)?;
+        collect(&self.dir, "", &mut found, &mut paths)?;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         let spec = &stored.spec;
         let meta = Meta {
@@ -100,8 +104,11 @@ impl<'a> Work<'a> {
             provenance: Some(Provenance::of_process(self.begun, &self.device, self.store.data_of(spec))),
         };
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
-        files::write_synced(&self.dir.join(META), &bytes)?;
-        files::sync_folder(&self.dir)?;
+        let path = self.dir.join(META);
+        let written = File::create(&path).and_then(|mut file| file.write_all(&bytes));
+        written.map_err(|error| explain(&error, "write", &path))?;
+        paths.push(path);
+        sync_together(&paths)?;
         self.publish(seconds)?;
         let _ = fs::remove_file(self.store.failure_path(&self.key)); // absent, most of the time
         Ok(meta)
@@ -129,8 +136,9 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Removes what is only for resuming from the folder `dir`, syncs the rest, and lists it with `prefix` before the names.
-fn collect(dir: &Path, prefix: &str, found: &mut Vec<FileMeta>) -> Result<()> {
+/// Removes what is only for resuming from the folder `dir` and lists the rest: files with `prefix` before their names, and
+/// the paths of all files and folders.
+fn collect(dir: &Path, prefix: &str, found: &mut Vec<FileMeta>, paths: &mut Vec<PathBuf>) -> Result<()> {
     let reading = |error| explain(&error, "read", dir);
     for entry in fs::read_dir(dir).map_err(reading)? {
         let entry = entry.map_err(reading)?;
@@ -142,21 +150,35 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<FileMeta>) -> Result<()> {
             let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|error| explain(&error, "remove", &path))?;
         } else if folder {
-            collect(&path, &format!("{prefix}{name}/"), found)?;
+            collect(&path, &format!("{prefix}{name}/"), found, paths)?;
         } else {
-            found.push(seal(&path, format!("{prefix}{name}"))?);
+            found.push(measure(&path, format!("{prefix}{name}"))?);
+            paths.push(path);
         }
     }
-    // The folder itself is synced once its metadata is in it.
-    if prefix.is_empty() { Ok(()) } else { files::sync_folder(dir) }
+    paths.push(dir.to_owned());
+    Ok(())
 }
 
-/// Makes one file durable and takes its size and hash.
-fn seal(path: &Path, name: String) -> Result<FileMeta> {
-    let sealed = File::open(path).and_then(|mut file| {
-        file.sync_all()?;
+/// The size and hash of one file.
+fn measure(path: &Path, name: String) -> Result<FileMeta> {
+    let measured = File::open(path).and_then(|mut file| {
         let (bytes, blake3) = hash_of(&mut file)?;
         Ok(FileMeta { path: name, bytes, blake3 })
     });
-    sealed.map_err(|error| explain(&error, "sync", path))
+    measured.map_err(|error| explain(&error, "read", path))
+}
+
+/// Makes files and folders durable, several at once: a file system that writes a journal then writes it once for them all.
+fn sync_together(paths: &[PathBuf]) -> Result<()> {
+    let sync = |paths: &[PathBuf]| paths.iter().try_for_each(|path| files::sync(path));
+    thread::scope(|scope| {
+        let mut chunks = paths.chunks(paths.len().div_ceil(AT_ONCE).max(1));
+        let own = chunks.next().unwrap_or_default();
+        let others: Vec<_> = chunks.map(|chunk| scope.spawn(move || sync(chunk))).collect();
+        let own = sync(own);
+        others.into_iter().fold(own, |so_far, other| {
+            so_far.and(other.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a bug: syncing panicked"))))
+        })
+    })
 }

@@ -26,15 +26,6 @@ pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes, false)
 }
 
-/// Writes the new file `path` in place and syncs it, but not its folder. For a folder that is published as a whole.
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = File::create(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(|error| explain(&error, "write", path))
-}
-
 /// Creates `path` and its parents.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
@@ -72,6 +63,15 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let synced = File::open(path).and_then(|folder| folder.sync_all());
     synced.map_err(|error| explain(&error, "sync the folder", path))
+}
+
+/// Makes a file or a folder durable.
+pub(crate) fn sync(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return sync_folder(path);
+    }
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|error| explain(&error, "sync", path))
 }
 
 /// An input or output error with the path and, where one is known, the remedy.

@@ -202,6 +202,17 @@ impl Store {
         Lock::try_take(&self.lock_path(key))
     }
 
+    /// The right to write the frames and the report of the sweep `name`; waits for it.
+    pub fn lock_report(&self, name: &str) -> Result<Lock> {
+        let path = self.root.join("locks").join(format!("report-{name}"));
+        loop {
+            match Lock::try_take(&path)? {
+                Ok(lock) => return Ok(lock),
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+    }
+
     /// Whether a process is computing `key`.
     pub fn is_computed(&self, key: &Key) -> bool {
         Lock::is_held(&self.lock_path(key))
