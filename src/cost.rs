@@ -3,6 +3,7 @@
 //! counts.
 
 mod network;
+mod networks;
 
 pub use network::{Network, Update, Work, diffusion, unet};
 
@@ -13,6 +14,7 @@ use crate::spec::settings::{
 };
 use crate::stage::StageKind;
 use network::FLOAT;
+use networks::Networks;
 
 /// Bytes of the program itself, before it opens anything.
 const PROGRAM: f64 = 24e6;
@@ -211,14 +213,14 @@ pub fn reduction_at_full_size(settings: &Settings, batch: f64) -> Work {
 /// unless `features.mode` is online.
 pub fn train_step(settings: &Settings) -> Work {
     let (f, g) = streams(settings);
-    let needs = Needs::of(settings);
     let batch = settings.train.batch as f64;
+    let networks = Networks::of(settings);
     let (learned, looked) = settings.unet_passes();
     let (learned, looked) = (learned * batch, looked * batch);
-    let mut work =
-        f.forward(learned) + f.backward(learned, false) + f.update(Update::Sgd) + f.forward(looked);
+    let mut work = f.forward(learned) + f.backward(learned, false) + f.forward(looked);
+    work += f.update(Update::Sgd) * networks.learning;
     if let Some(g) = g {
-        let weak = if needs.unlabelled { 2.0 * batch } else { batch };
+        let weak = weak(settings);
         let learned = settings.features.reduction == Reduction::Learned;
         work += g.forward(weak) + g.backward(weak, learned) + g.update(Update::Sgd);
         work += reduction(settings, weak, learned);
@@ -227,6 +229,11 @@ pub fn train_step(settings: &Settings) -> Work {
         }
     }
     work
+}
+
+/// Weak views of a step: of labelled and, where they are used, as many unlabelled images.
+fn weak(settings: &Settings) -> f64 {
+    settings.train.batch as f64 * if Needs::of(settings).unlabelled { 2.0 } else { 1.0 }
 }
 
 /// Reading all steps and blocks of `batch` images.
@@ -239,11 +246,11 @@ fn extraction(settings: &Settings, batch: f64) -> Work {
 /// Bytes of memory of [`train_step`].
 pub fn train_step_memory(settings: &Settings) -> f64 {
     let (f, g) = streams(settings);
-    let needs = Needs::of(settings);
-    let batch = settings.train.batch as f64;
-    let weak = if needs.unlabelled { 2.0 * batch } else { batch };
+    let (networks, weak) = (Networks::of(settings), weak(settings));
     let (learned, _) = settings.unet_passes();
-    let mut bytes = f.training_state(Update::Sgd) + f.training_memory(learned * batch);
+    let mut bytes = f.training_state(Update::Sgd) * networks.learning
+        + FLOAT * f.parameters * (networks.stored - networks.learning)
+        + f.training_memory(learned * settings.train.batch as f64);
     if let Some(g) = g {
         let (channels, maps) = maps(settings);
         let small: f64 = maps.iter().map(|(channels, side)| (channels * side * side) as f64).sum();
@@ -280,7 +287,7 @@ pub fn train(settings: &Settings, facts: &Facts) -> StageCost {
     let validations = (steps / settings.train.validate_every.max(1) as f64).ceil();
     let work = train_step(settings) * steps + predict(settings, facts.slices[1] as f64) * validations;
     let (f, g) = streams(settings);
-    let mut file = f.file();
+    let mut file = f.file() * Networks::of(settings).stored;
     let mut row = 110.0;
     if let Some(g) = g {
         let reduced = (settings.feature_dim * (maps(settings).0 + 1)) as f64;

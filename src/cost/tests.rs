@@ -151,6 +151,25 @@ fn modules_cost_what_they_add() {
 }
 
 #[test]
+fn networks_of_every_method_are_about_those_that_are_built() {
+    for entry in &crate::methods::catalogue::CATALOGUE {
+        let settings = settings(Preset::Paper, entry.method);
+        let (mut learn, mut kept) = (0.0, 0.0);
+        for (name, learns, keeps) in crate::methods::catalogue::networks(entry.method, Preset::Paper).unwrap()
+        {
+            if !["g", "reduction"].contains(&name.as_str()) {
+                (learn, kept) = (learn + learns as f64, kept + keeps as f64);
+            }
+        }
+        let f = unet(1, 4, &settings.unet, 256);
+        let Networks { learning, stored } = Networks::of(&settings);
+        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 0.02, "{}: {a} for {b}", entry.title);
+        near(learning * f.parameters, learn);
+        near(stored * (f.parameters + f.buffers), learn + kept);
+    }
+}
+
+#[test]
 fn the_reduction_is_the_cheaper_by_its_size() {
     let settings = settings(Preset::Paper, Method::Mcsd);
     let (ours, reference) = (reduction(&settings, 1.0, false), reduction_at_full_size(&settings, 1.0));

@@ -13,6 +13,7 @@ use super::{
     Checkpoints, Diverged, Monitor, Outcome, Progress, Row, Stopped, checkpoint, json_lines, predict,
 };
 use crate::data::{Dataset, Split};
+use crate::methods::batch::Batch;
 use crate::methods::{self, Losses, Method, Step, scalar};
 use crate::ops::{Mode, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
@@ -98,28 +99,32 @@ pub fn train(
     let mut run = Run::start(settings, method, dir, monitor)?;
     let total = settings.steps();
     let mut checkpoints = Checkpoints::new(monitor);
-    loop {
-        if run.row_is_due() {
-            if !run.row(data, at_test, dir, monitor)? {
-                run.save(dir)?;
-                return Ok(Outcome::Stopped);
+    let finished = sampler.batches(run.state.step..total, |next| -> Result<bool> {
+        loop {
+            if run.row_is_due() {
+                if !run.row(data, at_test, dir, monitor)? {
+                    return Ok(false);
+                }
+                // Before any checkpoint: one taken here would not know that the second phase has begun.
+                if run.restarts() {
+                    run.restart(dir, monitor)?;
+                }
             }
-            // Before any checkpoint: one taken here would not know that the second phase has begun.
-            if run.restarts() {
-                run.restart(dir, monitor)?;
+            if monitor.stopped() {
+                return Ok(false);
             }
+            if run.state.step == total {
+                return Ok(true);
+            }
+            let loss = run.step(&next()?)?;
+            let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
+            monitor.progress(Progress { done: run.state.step, total, unit: "step", loss: Some(loss), note });
+            checkpoints.when_due(|| run.save(dir))?;
         }
-        if monitor.stopped() {
-            run.save(dir)?;
-            return Ok(Outcome::Stopped);
-        }
-        if run.state.step == total {
-            break;
-        }
-        let loss = run.step(&sampler)?;
-        let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
-        monitor.progress(Progress { done: run.state.step, total, unit: "step", loss: Some(loss), note });
-        checkpoints.when_due(|| run.save(dir))?;
+    })?;
+    if !finished {
+        run.save(dir)?;
+        return Ok(Outcome::Stopped);
     }
     run.finish(dir)
 }
@@ -151,14 +156,13 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// One step; its loss.
-    fn step(&mut self, sampler: &Sampler) -> Result<f64> {
+    /// One step on the batch that belongs to it; its loss.
+    fn step(&mut self, batch: &Batch) -> Result<f64> {
         let Settings { train, seed, .. } = self.settings;
         let step = self.state.step;
-        let batch = sampler.batch(step)?;
         let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
         let now = Step { index: step, total: self.settings.steps() };
-        let losses = self.method.loss(&tape, &batch, now)?;
+        let losses = self.method.loss(&tape, batch, now)?;
         let total = scalar(&losses.total)?;
         ensure!(total.is_finite(), Diverged { step, loss: total, setting: "train.lr", value: train.lr });
         let gradients = tape.backward(&losses.total)?;

@@ -252,6 +252,7 @@ pub(super) fn shuffled(seed: u64, purpose: &str, start: usize, len: usize, n: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::settings::{Method, Preset};
 
     #[test]
     fn each_pass_visits_every_slice_once() {
@@ -268,5 +269,43 @@ mod tests {
     fn a_batch_can_start_anywhere() {
         let all = shuffled(3, "labelled", 0, 30, 7);
         assert_eq!(shuffled(3, "labelled", 11, 9, 7), all[11..20]);
+    }
+
+    fn numbers(batch: &Batch) -> Vec<Vec<f32>> {
+        let strong = batch.strong.as_ref().unwrap();
+        let unlabelled = &batch.unlabelled.as_ref().unwrap().image;
+        let all = [
+            &batch.labelled.image,
+            &batch.target,
+            unlabelled,
+            &strong.images[0],
+            &strong.images[1],
+            &strong.pasted[0],
+            &strong.pasted[1],
+            &strong.partner,
+        ];
+        let values = |t: &&Tensor| t.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1();
+        all.iter().map(|t| values(t).unwrap()).collect()
+    }
+
+    #[test]
+    fn batches_ahead_are_batches_one_by_one_on_any_number_of_threads() {
+        let mut settings = Settings::preset(Preset::Smoke, Method::Mcsd);
+        (settings.dfm, settings.data.patients, settings.size) = (false, 10, 32);
+        let data = crate::data::prepare(&settings.data, &|_, _| Ok(())).unwrap();
+        let sampler = Sampler::new(&data, &settings, 2, &FeatureSource::None).unwrap();
+        let expected: Vec<_> = (3..9).map(|step| numbers(&sampler.batch(step).unwrap())).collect();
+        let ahead = |next: &mut dyn FnMut() -> Result<Batch>| {
+            (3..9).map(|_| numbers(&next().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(sampler.batches(3..9, ahead), expected);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let found = pool.install(|| (3..9).map(|step| numbers(&sampler.batch(step).unwrap())).collect());
+            let found: Vec<_> = found;
+            assert_eq!(found, expected, "{threads} threads");
+        }
+        let pasted = expected.iter().filter(|numbers| numbers[5].contains(&1.0)).count();
+        assert!(pasted > 0, "boxes are pasted in some batches");
     }
 }

@@ -1,0 +1,98 @@
+//! `sweep bench` as a person calls it: what it prints, and what it refuses.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn bench(args: &[&str]) -> (i32, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_sweep")).arg("bench").args(args).output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("no signal"), text(&output.stdout), text(&output.stderr))
+}
+
+/// Replaces what is measured, and checks that it is a positive number.
+fn mask(value: &mut Value) {
+    const MEASURED: [&str; 12] = [
+        "bytes",
+        "flops",
+        "floor_compute",
+        "floor_memory",
+        "gflops",
+        "median",
+        "memory",
+        "memory_before",
+        "memory_peak",
+        "min",
+        "spread",
+        "steps",
+    ];
+    let Value::Object(object) = value else { return };
+    for (name, value) in object.iter_mut() {
+        match value {
+            Value::Object(_) => mask(value),
+            Value::Array(values) => values.iter_mut().for_each(mask),
+            Value::Number(number) if MEASURED.contains(&name.as_str()) => {
+                assert!(number.as_f64().is_some_and(|n| n >= 0.0), "{name}: {number}");
+                *value = "measured".into();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn json_has_the_case_its_counts_and_the_floors() {
+    let (code, out, err) =
+        bench(&["unet", "--batch", "1", "--size", "32", "--threads", "1", "--seconds", "0", "--json"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let mut found: Value = serde_json::from_str(&out).expect("JSON");
+    found["instructions"] = "of this machine".into();
+    let case = &found["cases"][0];
+    assert!(case["min"].as_f64() <= case["median"].as_f64(), "{case}");
+    assert_eq!(case["flops"].as_f64(), Some(276_529_152.0), "three passes of 92 MFLOP, but for one gradient");
+    mask(&mut found);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&found).expect("JSON"), @"");
+}
+
+#[test]
+fn the_table_has_a_row_for_each_size_and_says_what_the_rates_are() {
+    let (code, out, err) = bench(&["augment", "--seconds", "0"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("augment 1×256²"), "says what it is at: {err}");
+    for word in ["case", "median", "floor", "augment", "256²", "matrix product", "copy at"] {
+        assert!(out.contains(word), "`{word}` is missing in\n{out}");
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_with_the_remedy() {
+    let refused: [(&[&str], &[&str]); 8] = [
+        (&["unte"], &["unte", "a similar value exists: 'unet'"]),
+        (&["--batch", "4"], &["name it", "--help"]),
+        (&["unet", "--size", "100"], &["--size 100", "multiple of 32"]),
+        (&["unet", "--size", "16"], &["16 is not in 32..=4096"]),
+        (&["unet", "--batch", "0"], &["0 is not in 1..=4096"]),
+        (&["unet", "--device", "cuda"], &["cuda", "CPU", "leave --device out"]),
+        (&["unet", "--device", "tpu"], &["tpu", "cpu, cuda"]),
+        (&["augment", "--batch", "2"], &["one sample at a time", "`batch`"]),
+    ];
+    for (args, words) in refused {
+        let (code, out, err) = bench(args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+        for word in words {
+            assert!(err.contains(word), "{args:?}: `{word}` is missing in\n{err}");
+        }
+    }
+    let (code, _, err) = bench(&["unet", "--seconds", "nan"]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn help_lists_the_cases() {
+    let (code, out, _) = bench(&["--help"]);
+    assert_eq!(code, 0);
+    for word in ["unet-inference", "4×256², 8×64²", "features-upsampled", "augment"] {
+        assert!(out.contains(word), "`{word}` is missing in\n{out}");
+    }
+}
