@@ -43,7 +43,9 @@ impl StageKind {
     /// Version of the stage's code. Raised when a change of the code changes the stage's result; part of the key.
     pub const fn version(self) -> u32 {
         match self {
-            Self::Prepare | Self::Pretrain | Self::Features | Self::Train | Self::Evaluate => 1,
+            Self::Prepare => 1,
+            // 2: convolutions by Winograd, fused norms, batch norm folded for inference.
+            Self::Pretrain | Self::Features | Self::Train | Self::Evaluate => 2,
         }
     }
 
