@@ -7,6 +7,7 @@ use std::process::Command;
 
 use mcsd_sweep::cost::{self, Facts, StageCost};
 use mcsd_sweep::data::{self, Dataset};
+use mcsd_sweep::spec;
 use mcsd_sweep::spec::settings::{EvaluateSettings, Method, Preset, Settings};
 use mcsd_sweep::stage::StageKind;
 use mcsd_sweep::store::Meta;
@@ -56,14 +57,15 @@ fn objects_take_the_disk_that_is_foretold() {
 
     let objects = objects(&dir.path().join("results/.store"));
     let of = |kind| objects.iter().find(|(meta, _)| meta.kind == kind).expect("there is one");
-    let settings: Settings =
-        serde_json::from_value(of(StageKind::Train).0.settings.clone()).expect("settings");
+    // Not those of the training: what it does not read is neutral there.
+    let sweep = spec::load(&dir.path().join("costs.yaml"), &[]).expect("a sweep");
+    let settings: &Settings = &sweep.points[0].settings;
     let data = Dataset::open(&of(StageKind::Prepare).1).expect("the data set");
     let mut kinds = BTreeMap::new();
     for (meta, folder) in &objects {
         let block =
             meta.settings.get("block").and_then(serde_json::Value::as_u64).map(|block| block as usize);
-        let StageCost { disk, memory, .. } = cost::stage(meta.kind, &settings, block, &facts(&data));
+        let StageCost { disk, memory, .. } = cost::stage(meta.kind, settings, block, &facts(&data));
         let found = size(folder);
         // Large files to a hundredth, small ones to what a line of text more or less is.
         let slack = found / 100 + 3_000;

@@ -304,39 +304,39 @@ fn keys_never_change_by_accident() {
     }
     insta::assert_snapshot!(lines.join("\n"), @r"
     1794e0283ec4c6d5b0fb08d0ef2d1085 prepare phantom 40 patients
-    03063ff7f2c3201987cc860b587153e9 pretrain phantom
-    bcaad07ff0166782b86017053899d304 features t=50 block=2
-    993d6bc720f927522a0e9a17a22d5619 features t=50 block=4
-    caa95979a23ffbd8d7447d360ec650e6 features t=50 block=6
-    d99e30130476b86041fc0754a496abab features t=150 block=2
-    262def85ee19092333ef80db940fd4bf features t=150 block=4
-    068eedbe609a7c312ec246e9ebfa132c features t=150 block=6
-    bfa516995f8e06d34cc08052d5722c51 features t=250 block=2
-    2f06f046f9d51709aec906c5e4a80a4c features t=250 block=4
-    3e985899169f1a88ff65513ae61ed3ee features t=250 block=6
-    01d9e109feaf10996340bd9433ddffa5 train mcsd 3 cases seed=0
-    ebd946a235f4da7f6d899446f7f6b7d3 train mcsd 3 cases dic seed=0
-    8709f72945790dfdf6238d383a43aa22 train mcsd 3 cases dfm seed=0
-    e5e9cfc69b771b5b693c90b92bebb578 train mcsd 3 cases dfm dic seed=0
-    34fe1b904a924fa9e218e4dda38f15df evaluate mcsd 3 cases seed=0
-    c052216f134eac5383eccb5fe9128879 evaluate mcsd 3 cases dic seed=0
-    53a9e54e5fd95f8f49ede9a41ff6713b evaluate mcsd 3 cases dfm seed=0
-    cad207acab5b0c5372ec1d40712f38f5 evaluate mcsd 3 cases dfm dic seed=0
+    217d56abfdb731e4737646753f58fa03 pretrain phantom
+    589190f39e8f380a2d2c89c49e456f98 features t=50 block=2
+    7356c6d33fa5a7d4df8939e67c9f44b1 features t=50 block=4
+    a416a7296a6c6a0dfdab28e5f6dec830 features t=50 block=6
+    e2c0f2c51b3e10d2afff21d4372e250d features t=150 block=2
+    cbced89d066fcad0de668e844c137e2d features t=150 block=4
+    04a2e2759ca52742949cbc9bd64990cc features t=150 block=6
+    965839e3ebcdd974ee2dca0618725466 features t=250 block=2
+    4ad4eeee9334a7beb9c49ebc85f70735 features t=250 block=4
+    e63e61c06b5afc3f4b9d23a6fcf29e22 features t=250 block=6
+    8cd58b5e85bb47ebb17f3bcff6e08ac9 train mcsd 3 cases seed=0
+    407e3e5b7ab569510b975dfae73359e7 train mcsd 3 cases dic seed=0
+    3b1f048f3fb6919015d2f0053516ce97 train mcsd 3 cases dfm seed=0
+    3369a975bba6298939e7763a2efae477 train mcsd 3 cases dfm dic seed=0
+    a97e0022e8e8919a3fb7d9c020aca46e evaluate mcsd 3 cases seed=0
+    0f4cdebcb380c33f02bd6c0025cfa90e evaluate mcsd 3 cases dic seed=0
+    7af1e2e409721f57601c92b2c64b9e72 evaluate mcsd 3 cases dfm seed=0
+    9eb335121b352bbbc0d0511da344b0bf evaluate mcsd 3 cases dfm dic seed=0
     4c34355c4e806cc47872831af4fcb022 prepare acdc
-    b3a5ec4c8e4235a3edba2c30280fe4c1 pretrain acdc
-    22eff0333ab98f42bdfaba31de495ad8 features t=50 block=2
-    e7231c8be387f2da9f17c668ef91c229 features t=50 block=4
-    ee660eff65f296821c4b4af1f2377c7a features t=50 block=6
-    977c4f621528343affac3a2236d4535f features t=150 block=2
-    ad5b90fe2c0a9b2cdf46290dee5b3360 features t=150 block=4
-    f369393132613c1f00e31693852c0c2e features t=150 block=6
-    39f68ccad561ebd97a33e4162643dcd2 features t=250 block=2
-    53efabc0e6416339b520f66ffdd20e1c features t=250 block=4
-    777108b22d6c6f99780c903324b19e61 features t=250 block=6
-    fbd4db8d880f3833c0b4c269adbcb74c train supervised 7 cases seed=0
-    821b4ca5af454e195023ea84fa23e827 train mcsd 7 cases dfm dic seed=0
-    08d48d44f879cb887dea47ba3b5ec18f evaluate supervised 7 cases seed=0
-    ce17f09ba2b93785420aec566ac47ebb evaluate mcsd 7 cases dfm dic seed=0
+    949b4fc83b866b02853f174105bac116 pretrain acdc
+    8418d28775d7f95e32a6c3b8da79425f features t=50 block=2
+    f2329e8d75d7acd2721d94cc0a8bc6e2 features t=50 block=4
+    f7f64d28853d8eab3f1d8f692ec1c617 features t=50 block=6
+    ba9e749d03ef21ec8ddc8297b3de5b2b features t=150 block=2
+    375ed6a9a8c188f26ac1d43ae0f810c0 features t=150 block=4
+    e65b9fdd8eef8f884dae007dbf235ec3 features t=150 block=6
+    c1f243b6c60bfc31a534e9829cafd959 features t=250 block=2
+    d654be4c561f18f7addd9593739a786d features t=250 block=4
+    8ed791fdae212565069dcb9bebff5eb0 features t=250 block=6
+    3275657a88285bf9040a2bf6e5c9dbda train supervised 7 cases seed=0
+    be7069783c0512baf953a5497f83323c train mcsd 7 cases dfm dic seed=0
+    007df471c4303abb5400fbb0b242176c evaluate supervised 7 cases seed=0
+    a288efc40674b8cee3f2a7f0637143dd evaluate mcsd 7 cases dfm dic seed=0
     ");
 }
 
@@ -428,7 +428,7 @@ fn why_names_the_setting_the_parent_or_the_version() {
     finished.retain(|meta| meta.kind != StageKind::Evaluate);
     insta::assert_snapshot!(told(&finished), @r"
     prepare phantom 40 patients: Finished
-    pretrain phantom: beside pretrain phantom: version 0 → 1, diffusion.iterations 120 → 200
+    pretrain phantom: beside pretrain phantom: version 0 → 2, diffusion.iterations 120 → 200
     features t=50 block=2: beside features t=50 block=2: diffusion
     train mcsd 3 cases dfm dic seed=1: beside train mcsd 3 cases dfm dic seed=1: train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
     train mcsd 3 cases dfm dic seed=2: beside train mcsd 3 cases dfm dic seed=1: seed 1 → 2, train.lr 0.01 → 0.02, features/t50/b2, features/t50/b4, features/t50/b6
