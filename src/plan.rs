@@ -15,6 +15,7 @@ mod effect;
 mod label;
 pub mod price;
 mod text;
+mod weights;
 pub mod why;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::spec::settings::{DataSettings, Method, Settings};
 use crate::spec::{Axes, Sweep};
 use crate::stage::{Parent, StageKind, StageSpec};
 use crate::store::key::Key;
+use weights::Weights;
 
 /// A point with the stages that its result needs.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// What stands in a training's settings where nothing is read.
     neutral: Arc<Settings>,
+    /// The files that trainings start from.
+    weights: Weights,
 }
 
 /// What planning needs to know of a data set.
@@ -150,7 +154,13 @@ impl Plan {
                     spec.parents.iter().filter_map(|parent| index.get(&parent.key).copied()).collect();
             }
         }
-        Self { name: name.into(), points: vec![], stages, neutral: Arc::new(build::neutral()) }
+        Self {
+            name: name.into(),
+            points: vec![],
+            stages,
+            neutral: Arc::new(build::neutral()),
+            weights: Weights::default(),
+        }
     }
 
     /// The part of the plan that the `chosen` points need; everything keeps its name, key and label.
@@ -185,6 +195,7 @@ impl Plan {
             points: points.collect(),
             stages: stages.collect(),
             neutral: Arc::clone(&self.neutral),
+            weights: self.weights.clone(),
         }
     }
 
@@ -202,7 +213,7 @@ impl Plan {
             Recipe::Known(spec) => return (**spec).clone(),
             Recipe::Train(patients) => {
                 let settings = settings(planned.points.first());
-                (build::train_settings(settings, &self.neutral, *patients as usize), Value::Null)
+                build::train_settings(settings, &self.neutral, &self.weights, *patients as usize)
             }
             Recipe::Evaluate => (build::evaluate_settings(settings(planned.points.first())), Value::Null),
         };

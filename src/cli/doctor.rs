@@ -159,21 +159,11 @@ fn memory() -> Option<Check> {
 
 /// An NVIDIA GPU and its driver.
 fn accelerator() -> Check {
-    let driver = driver();
-    let built = cfg!(feature = "cuda");
-    match (driver, built) {
-        (Some(driver), true) => Check::fine("devices", format!("cpu, cuda; {driver}")),
-        (Some(driver), false) => Check::warning(
-            "devices",
-            format!("cpu; there is a GPU that this build does not use ({driver})"),
-            "build with `cargo build --release --features cuda`",
-        ),
-        (None, true) => Check::warning(
-            "devices",
-            "cpu; built for CUDA, and no driver answers",
-            "install the NVIDIA driver",
-        ),
-        (None, false) => Check::fine("devices", "cpu"),
+    match driver() {
+        Some(driver) => {
+            Check::fine("devices", format!("cpu; there is a GPU, which stages do not use yet ({driver})"))
+        }
+        None => Check::fine("devices", "cpu"),
     }
 }
 

@@ -77,7 +77,7 @@ impl SweepArgs {
     /// [`Self::plan`], and the part that was asked for.
     pub(super) fn part(&self, part: &PartArgs) -> Result<Planned> {
         let (sweep, whole) = self.plan()?;
-        let select = |only: &String| Ok(whole.select(&sweep.only(only)?));
+        let select = |only: &String| Ok(whole.select(&sweep.only("--only", only)?));
         let part = part.only.as_ref().map(select).transpose().or_bad_input()?;
         Ok(Planned { sweep, whole, part })
     }

@@ -77,7 +77,7 @@ fn points(sweep: &Sweep, plan: &Plan, text: &str) -> Result<Vec<usize>> {
         }
         return Ok(found);
     }
-    let chosen = sweep.only(text)?;
+    let chosen = sweep.only("POINT", text)?;
     Ok((0..plan.points.len()).filter(|&i| chosen[i]).collect())
 }
 

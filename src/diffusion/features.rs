@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use super::schedule::{Schedule, normal, to_signed};
+use super::schedule::{Schedule, normal, to_range};
 use super::unet::DiffusionUNet;
 use crate::ops::{Mode, Tape};
 use crate::rng;
@@ -35,7 +35,8 @@ impl<'a> Extractor<'a> {
             images.dims()
         );
         let steps = vec![t; batch];
-        let x = self.schedule.q_sample(&to_signed(images)?, &steps, &self.noise)?;
+        let x =
+            self.schedule.q_sample(&to_range(images, self.net.settings().pixels)?, &steps, &self.noise)?;
         let tape = Tape::new(Mode::Eval, 0);
         self.net.features(&tape, &tape.constant(&x), &steps, blocks)
     }

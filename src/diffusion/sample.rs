@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use super::schedule::{STEPS, Schedule, normal};
+use super::schedule::{STEPS, Schedule, from_range, normal};
 use super::unet::DiffusionUNet;
 use crate::ops::{Mode, Tape};
 use crate::rng;
+use crate::spec::settings::PixelRange;
 
 /// What is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +34,16 @@ pub fn ddim(
     ensure!((1..=STEPS).contains(&steps), "{steps} sampling steps, needs 1 to {STEPS}");
     ensure!(count > 0, "no image to sample");
     let mut x = normal(&mut rng::stream(seed, "ddim", 0), &[count, 1, side, side])?;
-    let times = times(steps);
+    let (times, pixels) = (times(steps), net.settings().pixels);
     for (done, t) in times.iter().enumerate() {
         let tape = Tape::new(Mode::Eval, 0);
         let noise = net.forward(&tape, &tape.constant(&x), &vec![*t; count])?;
         let now = schedule.alpha_bar(*t)?;
         let next = times.get(done + 1).map_or(Ok(1.0), |t| schedule.alpha_bar(*t))?;
-        x = step(&x, noise.value(), now, next)?;
+        x = step(&x, noise.value(), now, next, pixels)?;
         progress(done + 1, steps)?;
     }
-    Ok(x.affine(0.5, 0.5)?.clamp(0f32, 1f32)?)
+    Ok(from_range(&x, pixels)?.clamp(0f32, 1f32)?)
 }
 
 /// `count` steps from 999 down to 0, evenly spread; 999 alone if there is but one.
@@ -52,10 +53,11 @@ fn times(count: usize) -> Vec<usize> {
     (0..count).map(|k| (last - gap * k as f64).round() as usize).collect()
 }
 
-/// One step of DDIM from ᾱ `now` to ᾱ `next`: the image that `noise` predicts is clipped to [−1, 1], the noise that
+/// One step of DDIM from ᾱ `now` to ᾱ `next`: the image that `noise` predicts is clipped to `pixels`, the noise that
 /// belongs to it is put back in the amount that the next step has.
-fn step(x: &Tensor, noise: &Tensor, now: f64, next: f64) -> Result<Tensor> {
-    let image = ((x - noise.affine((1.0 - now).sqrt(), 0.0)?)? / now.sqrt())?.clamp(-1f32, 1f32)?;
+fn step(x: &Tensor, noise: &Tensor, now: f64, next: f64, pixels: PixelRange) -> Result<Tensor> {
+    let (low, high) = pixels.bounds();
+    let image = ((x - noise.affine((1.0 - now).sqrt(), 0.0)?)? / now.sqrt())?.clamp(low, high)?;
     let noise = ((x - image.affine(now.sqrt(), 0.0)?)? / (1.0 - now).sqrt())?;
     Ok((image.affine(next.sqrt(), 0.0)? + noise.affine((1.0 - next).sqrt(), 0.0)?)?)
 }
@@ -115,7 +117,7 @@ mod tests {
         let times = times(5);
         for (k, t) in times.iter().enumerate() {
             let next = times.get(k + 1).map_or(1.0, |t| schedule.alpha_bar(*t).unwrap());
-            x = step(&x, &noise, schedule.alpha_bar(*t).unwrap(), next).unwrap();
+            x = step(&x, &noise, schedule.alpha_bar(*t).unwrap(), next, PixelRange::Signed).unwrap();
         }
         for (found, expected) in vec64(&x).iter().zip(vec64(&image)) {
             assert!((found - expected).abs() < 1e-4, "{found}, expected {expected}");

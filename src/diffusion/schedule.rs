@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::unet::DiffusionUNet;
 use crate::ops::{Tape, Var};
+use crate::spec::settings::PixelRange;
 
 /// Steps T; a step is a number in 0..T.
 pub const STEPS: usize = 1000;
@@ -39,7 +40,7 @@ impl Schedule {
         found.with_context(|| format!("diffusion step {t} does not exist: steps are 0 to {}", STEPS - 1))
     }
 
-    /// `x_t = √ᾱ_t·x + √(1−ᾱ_t)·n` for `x [B, 1, S, S]` in [−1, 1], sample i at step `t[i]`, with n = `noise` of
+    /// `x_t = √ᾱ_t·x + √(1−ᾱ_t)·n` for `x [B, 1, S, S]` as the model sees it, sample i at step `t[i]`, with n = `noise` of
     /// the same shape or one map `[1, 1, S, S]` for all.
     pub fn q_sample(&self, x: &Tensor, t: &[usize], noise: &Tensor) -> Result<Tensor> {
         let batch = x.dim(0)?;
@@ -55,9 +56,17 @@ impl Schedule {
     }
 }
 
-/// Images in `[0, 1]` as the diffusion model sees them, in [−1, 1]: in training, sampling and feature extraction alike.
-pub fn to_signed(images: &Tensor) -> Result<Tensor> {
-    Ok(images.affine(2.0, -1.0)?)
+/// Images in `[0, 1]` as a diffusion model sees them.
+pub fn to_range(images: &Tensor, range: PixelRange) -> Result<Tensor> {
+    let (low, high) = range.bounds();
+    Ok(images.affine(f64::from(high - low), f64::from(low))?)
+}
+
+/// What a diffusion model sees, as images in `[0, 1]`.
+pub fn from_range(x: &Tensor, range: PixelRange) -> Result<Tensor> {
+    let (low, high) = range.bounds();
+    let scale = 1.0 / f64::from(high - low);
+    Ok(x.affine(scale, -f64::from(low) * scale)?)
 }
 
 /// Standard normal noise of this shape (Box–Muller).
@@ -99,7 +108,7 @@ pub fn training_loss(
     noise: &Tensor,
 ) -> Result<DiffusionLoss> {
     ensure!(images.dims() == noise.dims(), "noise {:?} for images {:?}", noise.dims(), images.dims());
-    let x = schedule.q_sample(&to_signed(images)?, t, noise)?;
+    let x = schedule.q_sample(&to_range(images, net.settings().pixels)?, t, noise)?;
     let predicted = net.forward(tape, &tape.constant(&x), t)?;
     let per_sample = squared_errors(predicted.value(), noise)?;
     Ok(DiffusionLoss { loss: tape.mse(&predicted, noise)?, per_sample })

@@ -439,33 +439,3 @@ mod local {
         assert!(message.contains("/nowhere/sweep"), "{message}");
     }
 }
-
-/// `cargo test --release --lib -- --ignored --nocapture time_trivial_stages`
-#[test]
-#[ignore = "a measurement"]
-fn time_trivial_stages() {
-    let names: Vec<String> = (0..1000).map(|i| format!("s{i} <- data")).collect();
-    let lines: Vec<&str> = std::iter::once("data").chain(names.iter().map(String::as_str)).collect();
-    let plan = plan(&lines);
-    let trivial = |stages: &[(StageSpec, Context<'_>)]| {
-        for (_, context) in stages {
-            files::write_unsynced(&context.dir.join("result"), b"x")?;
-        }
-        Ok(stages.iter().map(|_| json!(null)).collect())
-    };
-    let (_dir, store) = store();
-    for workers in [1, 2] {
-        let _ = fs::remove_dir_all(store.root().join("objects"));
-        let mut executor = Inline::new(store.clone(), Arc::new(trivial), EVERY);
-        let options = Options { workers, ..options() };
-        let start = std::time::Instant::now();
-        let (summary, _) = finish(&plan, &store, &mut executor, &options);
-        assert!(summary.complete(), "{summary:?}");
-        let each = start.elapsed().as_secs_f64() * 1e3 / plan.stages.len() as f64;
-        println!("{workers} in process: {each:.3} ms a stage");
-    }
-    let start = std::time::Instant::now();
-    let (summary, _) = finish(&plan, &store, &mut InProcess::new(&store, &runner), &options());
-    assert_eq!(summary.count(|outcome| *outcome == Outcome::Found), plan.stages.len());
-    println!("finished: {:.1} ms in all", start.elapsed().as_secs_f64() * 1e3);
-}

@@ -102,6 +102,16 @@ impl Params {
         Ok(())
     }
 
+    /// Overwrites the values that `found` has, and leaves the others as they are. Nothing is changed unless every name is
+    /// known and of the same shape.
+    ///
+    /// # Errors
+    /// Name what is unknown or of another shape or type.
+    pub fn load_some(&self, found: &BTreeMap<String, Tensor>) -> Result<()> {
+        let all = self.named().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+        self.load(&all.chain(found.iter().map(|(name, tensor)| (name.clone(), tensor.clone()))).collect())
+    }
+
     /// The bytes of a safetensors file with all values.
     pub fn encode(&self) -> Result<Vec<u8>> {
         file::encode(self.named())

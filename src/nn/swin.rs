@@ -4,10 +4,12 @@
 //!
 //! Tokens are rows: a map of H×W tokens of d channels in a batch of B is `[B·H·W, d]`.
 
-use anyhow::{Result, ensure};
-use candle_core::Tensor;
+use std::collections::BTreeMap;
 
-use super::params::{Builder, Init};
+use anyhow::{Result, ensure};
+use candle_core::{DType, Tensor};
+
+use super::params::{Builder, Init, Params};
 use crate::ops::{Rearrangement, Tape, Var, Windows};
 use crate::spec::settings::SwinSettings;
 
@@ -166,6 +168,37 @@ impl SwinUnet {
         let logits = tape.linear(&h, &weight, None)?;
         tape.rearrange(&logits, &self.to_maps, 1, (batch, self.classes, self.size, self.size))
     }
+}
+
+/// What a Swin-Unet with the parameters `own` starts from if `found` are the weights of a Swin-T that was trained on ImageNet
+/// (`swin_tiny_patch4_window7_224`): its encoder's, and for decoder stages those of the encoder stage at their resolution.
+/// What has no counterpart of the same shape is left out (SSL4MIS `networks/vision_transformer.py`, `load_from`).
+///
+/// # Errors
+/// Where the first layer or a block of the encoder is missing or of another shape.
+pub fn from_imagenet(found: &BTreeMap<String, Tensor>, own: &Params) -> Result<BTreeMap<String, Tensor>> {
+    let mut start = BTreeMap::new();
+    for (name, tensor) in own.named() {
+        let stage = |rest: &str| {
+            let (up, rest) = rest.split_once('.')?;
+            Some(format!("layers.{}.{rest}", 3_usize.checked_sub(up.parse().ok()?)?))
+        };
+        let source = name.strip_prefix("layers_up.").map_or_else(|| Some(name.to_owned()), stage);
+        let source = source.and_then(|source| found.get(&source));
+        if let Some(source) = source.filter(|source| source.dims() == tensor.dims()) {
+            start.insert(name.to_owned(), source.to_dtype(DType::F32)?);
+        }
+    }
+    for name in
+        ["patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.3.blocks.1.mlp.fc2.weight"]
+    {
+        ensure!(
+            start.contains_key(name),
+            "these are not the weights of Swin-T for this Swin-Unet: `{name}` is {}",
+            found.get(name).map_or("missing".to_owned(), |tensor| format!("of shape {:?}", tensor.dims()))
+        );
+    }
+    Ok(start)
 }
 
 /// Where each element of an image's `[b, a]` lies in its `[a, b]`.
@@ -402,6 +435,42 @@ mod tests {
     use crate::ops::Mode;
 
     #[test]
+    fn weights_of_imagenet_start_both_ways_and_others_are_refused() {
+        let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.0, ..SwinSettings::default() };
+        let mut builder = Builder::new(0);
+        SwinUnet::new(&mut builder, 32, 3, &settings).unwrap();
+        let params = builder.finish();
+        // A Swin-T has more blocks in its third stage, a head, and no decoder.
+        let mut found: BTreeMap<String, Tensor> = params
+            .named()
+            .filter(|(name, _)| {
+                ["patch_embed.", "layers.", "norm."].iter().any(|start| name.starts_with(start))
+            })
+            .map(|(name, tensor)| (name.to_owned(), tensor.affine(1.0, 1.0).unwrap()))
+            .collect();
+        found.insert("layers.2.blocks.5.norm1.weight".into(), params.get("norm.weight").unwrap().clone());
+        found.insert("head.weight".into(), params.get("norm.weight").unwrap().clone());
+        let start = from_imagenet(&found, &params).unwrap();
+        params.load_some(&start).unwrap();
+        let same = |name: &str, source: &str| {
+            let vec = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(vec(params.get(name).unwrap()), vec(&found[source]), "{name}");
+        };
+        same(
+            "layers.3.blocks.0.attn.relative_position_bias_table",
+            "layers.3.blocks.0.attn.relative_position_bias_table",
+        );
+        same("layers_up.1.blocks.0.attn.qkv.weight", "layers.2.blocks.0.attn.qkv.weight");
+        same("layers_up.3.blocks.1.mlp.fc1.bias", "layers.0.blocks.1.mlp.fc1.bias");
+        same("norm.bias", "norm.bias");
+        assert!(!start.contains_key("norm_up.weight") && !start.contains_key("concat_back_dim.1.weight"));
+
+        found.remove("layers.0.blocks.0.attn.qkv.weight");
+        let error = from_imagenet(&found, &params).unwrap_err().to_string();
+        assert!(error.contains("`layers.0.blocks.0.attn.qkv.weight` is missing"), "{error}");
+    }
+
+    #[test]
     fn parameters_are_the_papers() {
         let mut builder = Builder::shapes_only();
         SwinUnet::new(&mut builder, 224, 4, &SwinSettings::default()).unwrap();
@@ -411,7 +480,7 @@ mod tests {
     #[test]
     fn logits_and_gradients_are_pytorchs() {
         let fixture = Fixture::open("nn_swin");
-        let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.0 };
+        let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.0, ..SwinSettings::default() };
         let mut builder = Builder::new(0);
         let net = SwinUnet::new(&mut builder, 32, 3, &settings).unwrap();
         let params = builder.finish();
@@ -428,7 +497,7 @@ mod tests {
 
     #[test]
     fn branches_are_skipped_in_training_only() {
-        let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.9 };
+        let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.9, ..SwinSettings::default() };
         let mut builder = Builder::new(0);
         let net = SwinUnet::new(&mut builder, 32, 3, &settings).unwrap();
         let run = |mode, seed| {

@@ -7,18 +7,20 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::effect::{Idle, idle_in_training, reads_diffusion, uses_features};
 use super::label::Labels;
 use super::text::{Class, Texts};
+use super::weights::Weights;
 use super::{Inspected, Plan, PlannedPoint, PlannedStage, Recipe};
 use crate::spec::settings::{
     DataName, DataSettings, FIELDS, FeatureMode, LabelRatio, Method, Preset, Settings, TestStream,
 };
-use crate::spec::stages::{EvaluateStage, FeaturesSettings, PrepareLocal, PrepareSettings, PretrainSettings};
+use crate::spec::stages::{
+    EvaluateStage, FeaturesSettings, PrepareLocal, PrepareSettings, PretrainSettings, TrainLocal,
+};
 use crate::spec::validate::check_labelled;
 use crate::spec::{About, Complaint, Sweep, SweepPoint};
 use crate::stage::{Parent, StageKind, StageSpec};
@@ -29,13 +31,14 @@ use crate::store::key::{Key, canonical};
 /// stand in the settings of all stages that have them. Entries stay forever.
 pub(super) fn later() -> Value {
     json!({
+        "diffusion": { "pixels": "signed" },
         "features": { "aligned": true },
         "mcsd": { "feature_dropout": false },
         "train": { "lr_lag": 0 },
         "consistency": { "weight": 0.1, "ramp": 1.0, "delay": 0 },
         "teacher": { "ema": 0.99, "warm_up": true, "buffers": false },
         "bcp": { "pretrain": 10_000, "weight": 0.5, "components": true },
-        "swin": { "channels": 96, "window": 7, "drop_path": 0.2 },
+        "swin": { "channels": 96, "window": 7, "drop_path": 0.2, "weights": "" },
     })
 }
 
@@ -47,7 +50,7 @@ pub(super) fn build(sweep: &Sweep, inspect: &Inspect<'_>) -> anyhow::Result<Plan
     let mut builder = Builder::new(sweep);
     let mut drafts = Vec::with_capacity(sweep.points.len());
     for (i, point) in sweep.points.iter().enumerate() {
-        drafts.push(builder.draft(i, point, inspect)?);
+        drafts.extend(builder.draft(i, point, inspect));
     }
     if !builder.complaints.is_empty() {
         return Err(sweep.refuse(builder.complaints).into());
@@ -82,8 +85,17 @@ pub(super) fn role(kind: StageKind, settings: &Value) -> String {
 }
 
 /// The settings of a training as they stand in its spec: in full, what nothing reads at the fixed values of `neutral`.
-pub(super) fn train_settings(settings: &Settings, neutral: &Settings, patients: usize) -> Value {
-    json!(neutralised(settings, neutral, &idle_in_training(settings), patients))
+///
+/// With them, what it needs to know of this machine: where the weights lie that it starts from.
+pub(super) fn train_settings(
+    settings: &Settings,
+    neutral: &Settings,
+    weights: &Weights,
+    patients: usize,
+) -> (Value, Value) {
+    let mut settings = neutralised(settings, neutral, &idle_in_training(settings), patients);
+    let local = weights.name(&mut settings).map(|weights| TrainLocal { weights });
+    (json!(settings), local.map_or(Value::Null, |local| json!(local)))
 }
 
 /// The settings of an evaluation.
@@ -167,7 +179,8 @@ struct Builder<'a> {
     shared: [Vec<PlannedStage>; 3],
     index: HashMap<Key, usize>,
     data: Vec<Data>,
-    data_of: HashMap<u32, usize>,
+    /// By the number of a point's `data`; none where it cannot be read.
+    data_of: HashMap<u32, Option<usize>>,
     inputs: Vec<Inputs>,
     inputs_of: HashMap<InputsKey, usize>,
     last_inputs: Option<(InputsKey, usize)>,
@@ -180,13 +193,15 @@ struct Builder<'a> {
     evaluate_of: HashMap<(u32, u32, TestStream), usize>,
     evaluate_texts: Vec<String>,
     texts: Texts<'a>,
+    weights: Weights,
     labels: Labels<'a>,
     complaints: Vec<Complaint>,
 }
 
 impl<'a> Builder<'a> {
     fn new(sweep: &'a Sweep) -> Self {
-        let later = later();
+        let (later, mut complaints) = (later(), vec![]);
+        let weights = Weights::of(sweep, &mut complaints);
         Self {
             sweep,
             shared: Default::default(),
@@ -203,17 +218,18 @@ impl<'a> Builder<'a> {
             classes: vec![],
             evaluate_of: HashMap::new(),
             evaluate_texts: vec![],
-            texts: Texts::new(sweep, &later),
+            texts: Texts::new(sweep, &later, &weights),
+            weights,
             labels: Labels::new(sweep),
-            complaints: vec![],
+            complaints,
             later,
         }
     }
 
-    /// The first pass.
-    fn draft(&mut self, i: usize, point: &SweepPoint, inspect: &Inspect<'_>) -> anyhow::Result<Draft> {
+    /// The first pass; none where the data set cannot be read, which is complained of.
+    fn draft(&mut self, i: usize, point: &SweepPoint, inspect: &Inspect<'_>) -> Option<Draft> {
         let settings = &*point.settings;
-        let data = self.prepare(point, inspect)?;
+        let data = self.prepare(i, point, inspect)?;
         let patients = self.patients(i, point, data);
         let inputs = self.inputs(point, data);
         for &(kind, at) in &self.inputs[inputs].needs {
@@ -226,7 +242,7 @@ impl<'a> Builder<'a> {
                 texts.push(canonical(&evaluate_settings(settings), later));
                 texts.len() - 1
             });
-        Ok(Draft { data, inputs, class: self.class(point), evaluate, patients })
+        Some(Draft { data, inputs, class: self.class(point), evaluate, patients })
     }
 
     /// The labelled patients of a point.
@@ -286,24 +302,34 @@ impl<'a> Builder<'a> {
         Parent { role: role(kind, settings), key: stage.key.clone() }
     }
 
-    fn prepare(&mut self, point: &SweepPoint, inspect: &Inspect<'_>) -> anyhow::Result<usize> {
+    /// The data set of the point `i`, looked at; none where that failed.
+    fn prepare(&mut self, i: usize, point: &SweepPoint, inspect: &Inspect<'_>) -> Option<usize> {
         let piece = point.pieces()[self.texts.field("data")];
         if let Some(&at) = self.data_of.get(&piece) {
-            return Ok(at);
+            return at;
         }
         let data = &point.settings.data;
-        let found = inspect(data).with_context(|| match data.name {
-            DataName::Phantom => "the phantom".to_owned(),
-            DataName::Acdc => format!("data set `acdc` at `{}`", data.root.display()),
-        })?;
+        let found = match inspect(data) {
+            Ok(found) => found,
+            Err(error) => {
+                let what = match data.name {
+                    DataName::Phantom => "the phantom".to_owned(),
+                    DataName::Acdc => format!("data set `acdc` at `{}`", data.root.display()),
+                };
+                let about = About::Point(i, vec!["data.root".to_owned(), "data.name".to_owned()]);
+                self.complaints.push(Complaint { about, message: format!("{what}: {error:#}"), help: None });
+                self.data_of.insert(piece, None);
+                return None;
+            }
+        };
         let settings = json!(PrepareSettings::new(data, found.content.clone()));
         let root = if data.name == DataName::Acdc { absolute(&data.root) } else { "".into() };
         let local = json!(PrepareLocal { root });
         let spec = StageSpec { kind: StageKind::Prepare, settings, local, parents: vec![] };
         let stage = self.stage(spec, |_| Labels::prepare(data), None);
         self.data.push(Data { found, stage });
-        self.data_of.insert(piece, self.data.len() - 1);
-        Ok(self.data.len() - 1)
+        self.data_of.insert(piece, Some(self.data.len() - 1));
+        self.data_of[&piece]
     }
 
     /// What the training of a point reads.
@@ -506,7 +532,8 @@ impl<'a> Builder<'a> {
         for kind in [prepare, pretrain, features, trains, evaluates] {
             stages.extend(kind);
         }
-        let mut plan = Plan { name: self.sweep.name.clone(), points, stages, neutral: Arc::new(neutral()) };
+        let (name, neutral) = (self.sweep.name.clone(), Arc::new(neutral()));
+        let mut plan = Plan { name, points, stages, neutral, weights: self.weights };
         plan.link(offset);
         plan
     }

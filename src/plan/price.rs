@@ -14,10 +14,10 @@ use crate::stage::StageKind;
 use crate::store::Meta;
 use crate::store::key::Key;
 
-/// Operations and bytes of a second and a thread where nothing was measured yet: about what the paper's U-Net reaches in
+/// Operations and bytes of a second and a thread where nothing was measured yet: what the paper's U-Net reaches in
 /// training on a core with AVX-512.
-const FLOPS: f64 = 25e9;
-const BYTES: f64 = 4e9;
+const FLOPS: f64 = 60e9;
+const BYTES: f64 = 10e9;
 /// Seconds that a stage takes at least: a process starts, opens what it reads and syncs what it writes.
 const LEAST: f64 = 0.05;
 

@@ -345,7 +345,7 @@ fn a_selected_part_keeps_names_keys_and_labels() {
     let text = "base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1], timesteps: { when: { method: mcsd }, values: [[50], [50, 150]] } }";
     let sweep = sweep(text);
     let whole = Plan::with(&sweep, &inspect).unwrap();
-    let chosen = sweep.only("seed=1 and not timesteps=[50]").unwrap();
+    let chosen = sweep.only("--only", "seed=1 and not timesteps=[50]").unwrap();
     let part = whole.select(&chosen);
     assert_eq!((whole.points.len(), part.points.len()), (6, 2));
     assert_eq!(counts(&part), [1, 1, 6, 2, 2]);
@@ -371,11 +371,64 @@ fn specs_on_demand_are_those_of_the_keys() {
     for (i, stage) in plan.stages.iter().enumerate() {
         let spec = plan.spec(i);
         let parents = spec.parents.iter().map(|parent| (parent.role.as_str(), &parent.key));
-        let text = canonical(&spec.settings, &serde_json::Value::Null);
+        let text = canonical(&spec.settings, &super::build::later());
         let key = Key::of_stage(spec.kind.name(), spec.kind.version(), &text, parents);
         // Of a training some settings are no part of the key.
         assert_eq!(key == stage.key, spec.kind != StageKind::Train, "{}", stage.label);
     }
+}
+
+#[test]
+fn all_data_sets_that_cannot_be_read_are_named_at_once() {
+    let sweep = sweep(
+        "base: { preset: smoke }\ngrid:\n  data: [phantom, { name: acdc, root: a }, { name: acdc, root: b }]\n  seed: [0, 1]",
+    );
+    let inspect = |data: &DataSettings| match data.name {
+        DataName::Acdc => Err(anyhow::anyhow!("there is no `train.list`")),
+        DataName::Phantom => inspect(data),
+    };
+    let error = Plan::with(&sweep, &inspect).unwrap_err().to_string();
+    for root in ["`a`", "`b`"] {
+        assert_eq!(
+            error.matches(&format!("data set `acdc` at {root}: there is no `train.list`")).count(),
+            1,
+            "{error}"
+        );
+    }
+    assert!(error.contains("test.yaml:3:"), "{error}");
+}
+
+/// The file that a training starts from counts by its content, not by its path, and only where it is read.
+#[test]
+fn weights_to_start_from_are_named_by_their_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &str| {
+        let path = dir.path().join(name);
+        crate::store::files::write_atomic(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let plan_with = |method: &str, weights: &str| {
+        plan(&format!("base: {{ preset: smoke, method: {method}, swin.weights: '{weights}' }}"))
+    };
+    let key = |plan: &Plan| plan.points[0].train.clone();
+    let (a, same, other) = (file("a", "one"), file("same", "one"), file("other", "two"));
+    let scratch = key(&plan("base: { preset: smoke, method: cross_teaching }"));
+    let found = plan_with("cross_teaching", &a);
+    assert_eq!(key(&found), key(&plan_with("cross_teaching", &same)));
+    assert_ne!(key(&found), key(&plan_with("cross_teaching", &other)));
+    assert_ne!(key(&found), scratch);
+    assert_eq!(key(&plan_with("cps", &a)), key(&plan("base: { preset: smoke, method: cps }")));
+
+    let train = found.stages.iter().position(|stage| stage.kind == StageKind::Train).unwrap();
+    let spec = found.spec(train);
+    assert_eq!(spec.local, json!({ "weights": a }));
+    assert_eq!(spec.settings["swin"]["weights"], json!(crate::store::files::content_of(a.as_ref()).unwrap()));
+
+    let error = refused("base: { method: cross_teaching, swin.weights: gone.st }");
+    assert!(
+        error.contains("test.yaml:1:") && error.contains("gone.st") && error.contains("from scratch"),
+        "{error}"
+    );
 }
 
 fn meta(plan: &Plan, stage: usize) -> Meta {

@@ -1,11 +1,13 @@
 //! The canonical texts of trainings and points, put together from the texts of their fields: points share most of them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::effect::Idle;
+use super::weights::Weights;
 use crate::spec::Sweep;
 use crate::spec::settings::{FIELDS, LabelRatio};
 use crate::store::key::canonical;
@@ -24,6 +26,7 @@ pub(super) struct Class {
 /// The texts of all fields.
 pub(super) struct Texts<'a> {
     sweep: &'a Sweep,
+    weights: Weights,
     later: Value,
     /// The fields in the order of the text.
     sorted: Vec<usize>,
@@ -36,11 +39,12 @@ pub(super) struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    pub(super) fn new(sweep: &'a Sweep, later: &Value) -> Self {
+    pub(super) fn new(sweep: &'a Sweep, later: &Value, weights: &Weights) -> Self {
         let mut sorted: Vec<usize> = (0..FIELDS.len()).collect();
         sorted.sort_unstable_by_key(|&field| FIELDS[field]);
         let mut texts = Self {
             sweep,
+            weights: weights.clone(),
             later: later.clone(),
             sorted,
             point: vec![],
@@ -65,9 +69,9 @@ impl<'a> Texts<'a> {
     }
 
     fn fragments(&mut self, field: usize, without: Vec<&'static str>) -> Fragments {
-        let (sweep, later) = (self.sweep, &self.later);
+        let (sweep, later, weights) = (self.sweep, &self.later, &self.weights);
         let make = |without: &[&str]| {
-            let values = sweep.pieces().of(field).iter();
+            let values = sweep.pieces().of(field).iter().map(|value| by_content(value, weights));
             Arc::new(values.map(|value| fragment(field, value, without, later)).collect::<Vec<_>>())
         };
         Arc::clone(self.known.entry((field, without)).or_insert_with_key(|(_, without)| make(without)))
@@ -141,9 +145,19 @@ fn append(text: &mut String, start: usize, fragment: &str) {
     text.push_str(fragment);
 }
 
-/// `"field":value` without the parts named, or nothing where that is left out.
-fn fragment(field: usize, value: &Value, without: &[&str], later: &Value) -> String {
+/// A field's value with files of weights named by their content.
+fn by_content(value: &Value, weights: &Weights) -> Value {
     let mut value = value.clone();
+    if let Some(path) = value.get_mut("weights")
+        && let Some(content) = path.as_str().and_then(|path| weights.content(Path::new(path)))
+    {
+        *path = content.into();
+    }
+    value
+}
+
+/// `"field":value` without the parts named, or nothing where that is left out.
+fn fragment(field: usize, mut value: Value, without: &[&str], later: &Value) -> String {
     if let Value::Object(map) = &mut value {
         map.retain(|name, _| !without.contains(&name.as_str()));
     }

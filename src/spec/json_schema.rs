@@ -169,6 +169,7 @@ fn setting(key: &Key) -> Value {
         Kind::Number(range) => number(range),
         Kind::Word(words) => json!({"enum": words}),
         Kind::Folder => json!({"type": "string", "minLength": 1}),
+        Kind::File => json!({"type": "string"}),
         Kind::Ratio => json!({
             "anyOf": [
                 {"type": "string", "pattern": "^\\s*([0-9]*\\.?[0-9]+([eE][+-]?[0-9]+)?\\s*%|[0-9]+\\s*(cases?)?)\\s*$"},

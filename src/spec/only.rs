@@ -28,15 +28,15 @@ const DEPTH: usize = 64;
 const WORDS: [&str; 4] = ["and", "or", "not", "in"];
 
 impl Sweep {
-    /// For each point whether the expression holds of it.
+    /// For each point whether the expression `text` holds of it; errors say that it was given as `source`.
     ///
     /// # Errors
     /// Where the text is no expression, names no setting, or holds of no point; with the place in the text.
-    pub fn only(&self, text: &str) -> Result<Vec<bool>, Diagnostics> {
+    pub fn only(&self, source: &str, text: &str) -> Result<Vec<bool>, Diagnostics> {
         // On one line, so that each character has its column.
         let text = &text.replace(char::is_control, " ");
         let mut report = Reporter::default();
-        let source = report.source("--only", text);
+        let source = report.source(source, text);
         let chars: Vec<char> = text.chars().collect();
         let mut parser =
             Parser { sweep: self, source, chars, at: 0, depth: 0, tests: vec![], report: &mut report };

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// A folder.
     Folder,
+    /// A file, or nothing.
+    File,
     /// A label ratio.
     Ratio,
     /// A list of whole numbers: each one's range, how many there must be (else: at least one), whether all differ.
@@ -128,7 +130,7 @@ const METHODS: Kind = Kind::Word(&[
 ]);
 
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 66] = [
+pub(super) static KEYS: [Key; 68] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
     key("data.name", Kind::Word(&["phantom", "acdc"])),
     key("data.root", Kind::Folder),
@@ -157,6 +159,7 @@ pub(super) static KEYS: [Key; 66] = [
     key("diffusion.lr", Kind::Number(Range::Positive)),
     key("diffusion.ema", Kind::Number(Range::BelowOne)),
     key("diffusion.seed", SEED),
+    key("diffusion.pixels", Kind::Word(&["signed", "unit"])),
     key("features.mode", Kind::Word(&["cached", "online"])),
     key("features.reduction", Kind::Word(&["learned", "fixed_random", "per_image_random"])),
     key("features.noise_seed", SEED),
@@ -195,6 +198,7 @@ pub(super) static KEYS: [Key; 66] = [
     key("swin.channels", Kind::Count(count(3, 4096))),
     key("swin.window", Kind::Count(count(1, 4096))),
     key("swin.drop_path", Kind::Number(Range::BelowOne)),
+    key("swin.weights", Kind::File),
 ];
 
 /// Tables that may be written as one value: `data: acdc` is `data: { name: acdc }`.
@@ -261,6 +265,7 @@ impl Kind {
             Self::Number(range) => range.text().into(),
             Self::Word(words) => choice(words),
             Self::Folder => "the path of a folder".into(),
+            Self::File => "the path of a file, or nothing".into(),
             Self::Ratio => "`10%`, `7 cases` or a number of patients".into(),
             Self::Counts(count, None, _) => format!("a list of {}", items(count)),
             Self::Counts(count, Some(n), _) => format!("a list of {n} {}", items(count)),
@@ -376,6 +381,7 @@ fn convert(kind: Kind, text: &str, plain: bool) -> Option<Value> {
         }
         Kind::Word(words) => words.contains(&text).then(|| json!(text)),
         Kind::Folder => (!text.is_empty() && !text.contains('\0')).then(|| json!(text)),
+        Kind::File => (!text.contains('\0')).then(|| json!(text)),
         Kind::Ratio | Kind::Counts(..) | Kind::Numbers(..) => None,
     }
 }

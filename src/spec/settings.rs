@@ -199,6 +199,30 @@ pub struct DiffusionSettings {
     pub ema: f64,
     /// Seed of initialisation, noise and batches.
     pub seed: u64,
+    /// How the model sees pixels, in training, sampling and feature extraction alike.
+    #[serde(default)]
+    pub pixels: PixelRange,
+}
+
+/// How the diffusion model sees images, which are in [0, 1].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PixelRange {
+    /// As 2x − 1, in [−1, 1], as guided diffusion has it.
+    #[default]
+    Signed,
+    /// As they are, in [0, 1], as the published MCSD code does.
+    Unit,
+}
+
+impl PixelRange {
+    /// The least and the greatest value of a pixel.
+    pub const fn bounds(self) -> (f32, f32) {
+        match self {
+            Self::Signed => (-1.0, 1.0),
+            Self::Unit => (0.0, 1.0),
+        }
+    }
 }
 
 /// Feature extraction.
@@ -325,11 +349,15 @@ pub struct SwinSettings {
     pub window: usize,
     /// Probability of skipping the last encoder block's branches, rising linearly from 0 at the first, in [0, 1).
     pub drop_path: f64,
+    /// File of the weights to start from: Swin-T's of ImageNet, as `sweep import` leaves them; without it, from scratch.
+    /// No key depends on the path: the content is part of it.
+    #[serde(default)]
+    pub weights: PathBuf,
 }
 
 impl Default for SwinSettings {
     fn default() -> Self {
-        Self { channels: 96, window: 7, drop_path: 0.2 }
+        Self { channels: 96, window: 7, drop_path: 0.2, weights: PathBuf::new() }
     }
 }
 
@@ -532,6 +560,7 @@ impl Settings {
                 lr: 1e-4,
                 ema: 0.9999,
                 seed: 0,
+                pixels: PixelRange::Signed,
             },
             features: FeatureSettings {
                 mode: FeatureMode::Cached,

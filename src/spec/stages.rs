@@ -46,6 +46,14 @@ pub struct PrepareLocal {
     pub root: PathBuf,
 }
 
+/// What a training needs where it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainLocal {
+    /// The weights that it starts from, absolute; their content stands in `swin.weights`.
+    pub weights: PathBuf,
+}
+
 /// Of `pretrain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

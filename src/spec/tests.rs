@@ -42,6 +42,7 @@ fn sample(kind: schema::Kind) -> &'static str {
         Kind::Number(_) => "0.5",
         Kind::Word(words) => words[0],
         Kind::Folder => "some/folder",
+        Kind::File => "some/file",
         Kind::Ratio => "7 cases",
         Kind::Counts(_, None, _) => "[1]",
         Kind::Counts(_, Some(_), _) => "[1, 2, 3, 4, 5]",

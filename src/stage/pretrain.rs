@@ -15,6 +15,6 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     let settings: PretrainSettings = settings(spec)?;
     let data = Dataset::open(context.input("data")?)?;
     let summary = Context::finished(pretrain(&settings, &data, &context.dir, context)?)?;
-    files::write_atomic(context.dir.join(MODEL), &serde_json::to_vec_pretty(&settings)?)?;
+    files::write_unsynced(&context.dir.join(MODEL), &serde_json::to_vec_pretty(&settings)?)?;
     Ok(summary)
 }

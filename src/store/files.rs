@@ -26,6 +26,13 @@ pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes, false)
 }
 
+/// What names the content of the file at `path`: `blake3:` and 64 digits.
+pub fn content_of(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(format!("blake3:{}", hasher.finalize().to_hex()))
+}
+
 /// Creates `path` and its parents.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
@@ -120,7 +127,7 @@ fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
 }
 
 /// A name beside `path` that no other process and no other call uses.
-fn partial_name(path: &Path) -> PathBuf {
+pub(crate) fn partial_name(path: &Path) -> PathBuf {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().unwrap_or_default().to_string_lossy();

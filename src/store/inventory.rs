@@ -11,9 +11,13 @@ use rayon::prelude::*;
 use super::Store;
 use super::files::explain;
 use super::key::Key;
+use super::listing::{self, Listing, Shelf};
 
 /// The first two digits of a key: there are as many shelves under `objects/`.
-const SHELVES: usize = 256;
+pub(super) const SHELVES: usize = 256;
+
+/// Keys that had to be listed from which the list is kept for the next look: fewer take no time worth a file.
+const WORTH_KEEPING: usize = 4096;
 
 /// The finished objects of a store at one moment. An object that was torn later counts as finished here
 /// ([`Store::object`] looks closer).
@@ -48,10 +52,11 @@ impl Inventory {
 
 /// The digits of a key as a number.
 fn number(digits: &str) -> u128 {
-    digits.bytes().fold(0, |number, digit| {
-        let value = (digit & 15) + 9 * (digit >> 6);
-        number << 4 | u128::from(value)
-    })
+    let half = |digits: &[u8]| {
+        digits.iter().fold(0_u64, |number, digit| number << 4 | u64::from((digit & 15) + 9 * (digit >> 6)))
+    };
+    let (high, low) = digits.as_bytes().split_at(digits.len() / 2);
+    u128::from(half(high)) << 64 | u128::from(half(low))
 }
 
 /// A stage that a process computes.
@@ -73,14 +78,24 @@ impl Store {
         if !objects.is_dir() {
             return Ok(Inventory::default());
         }
-        let shelf = |number: usize| {
-            let keys = keys_in(&objects.join(format!("{number:02x}")))?;
+        let (known, clock) = (Listing::read(self), listing::clock(self));
+        let shelf = |number: usize| -> Result<Shelf> {
+            let folder = objects.join(format!("{number:02x}"));
+            let changed = listing::changed(&folder);
+            if let Some(shelf) = known.as_ref().and_then(|known| known.shelf(number, changed)) {
+                return Ok(shelf);
+            }
+            let keys = keys_in(&folder)?;
             let mut keys: Vec<u128> = keys.iter().map(|key| self::number(key.as_str())).collect();
             keys.sort_unstable();
-            Ok(keys)
+            Ok(Shelf { keys, changed, listed: true })
         };
-        let shelves = (0..SHELVES).into_par_iter().map(shelf).collect::<Result<_>>()?;
-        Ok(Inventory { shelves })
+        let shelves = (0..SHELVES).into_par_iter().map(shelf).collect::<Result<Vec<_>>>()?;
+        let listed = shelves.iter().filter(|shelf| shelf.listed).map(|shelf| shelf.keys.len()).sum::<usize>();
+        if listed >= WORTH_KEEPING {
+            listing::keep(self, &shelves, clock);
+        }
+        Ok(Inventory { shelves: shelves.into_iter().map(|shelf| shelf.keys).collect() })
     }
 
     /// The stages whose last try failed; [`Self::failure`] tells why.
@@ -163,5 +178,41 @@ mod tests {
         assert_eq!(store.failed().unwrap(), [keys[39].clone()]);
         drop(lock);
         assert_eq!(store.held().unwrap(), []);
+    }
+
+    #[test]
+    fn a_shelf_is_listed_again_when_its_folder_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let object = |i: u32| {
+            let key = Key::of(&i.to_le_bytes());
+            let path = store.object_path(&key);
+            (key, path)
+        };
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let date = |shelf: &Path, seconds: u64| {
+            File::open(shelf).unwrap().set_modified(long_ago + Duration::from_secs(seconds)).unwrap();
+        };
+        let many = WORTH_KEEPING as u32 + 100;
+        (0..many).for_each(|i| crate::store::files::create_folder(object(i).1).unwrap());
+        for shelf in fs::read_dir(dir.path().join("objects")).unwrap() {
+            date(&shelf.unwrap().path(), 0);
+        }
+        let first = store.inventory().unwrap();
+        assert_eq!(first.len(), many as usize);
+        assert_eq!(store.inventory().unwrap(), first);
+
+        let (key, path) = object(many);
+        crate::store::files::create_folder(&path).unwrap();
+        let shelf = path.parent().unwrap();
+        date(shelf, 0);
+        assert!(
+            !store.inventory().unwrap().has(&key),
+            "a folder that looks unchanged was listed all the same"
+        );
+        date(shelf, 1);
+        assert!(store.inventory().unwrap().has(&key));
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(store.inventory().unwrap(), first);
     }
 }

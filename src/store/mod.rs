@@ -19,6 +19,7 @@ mod commit;
 mod failure;
 mod inventory;
 mod list;
+mod listing;
 mod lock;
 mod tidy;
 mod verify;

@@ -1,5 +1,6 @@
 //! The training loop that serves every method.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -82,19 +83,30 @@ impl Sums {
     }
 }
 
+/// What a training reads.
+pub struct Inputs<'a> {
+    /// Images and labels.
+    pub data: &'a Dataset,
+    /// The diffusion features of its batches.
+    pub features: &'a FeatureSource,
+    /// The diffusion model of a method that needs features at validation and test.
+    pub at_test: Option<&'a DiffusionModel>,
+    /// Values to start from, in the place of random ones, by the names of the method's parameters.
+    pub start: BTreeMap<String, Tensor>,
+}
+
 /// Trains the method of `settings` with the first `patients` labelled and writes [`BEST`], [`LAST`] and [`HISTORY`]
-/// into `dir`. Continues from a checkpoint that it finds there. `at_test` is the diffusion model of a method that needs
-/// features at validation and test.
+/// into `dir`. Continues from a checkpoint that it finds there.
 pub fn train(
     settings: &Settings,
     patients: usize,
-    data: &Dataset,
-    features: &FeatureSource,
-    at_test: Option<&DiffusionModel>,
+    inputs: &Inputs<'_>,
     dir: &Path,
     monitor: &dyn Monitor,
 ) -> Result<Outcome> {
+    let Inputs { data, features, at_test, start } = inputs;
     let method = methods::build(settings, &features.shapes()?)?;
+    method.params().load_some(start)?;
     let sampler = Sampler::new(data, settings, patients, features)?;
     let mut run = Run::start(settings, method, dir, monitor)?;
     let total = settings.steps();
@@ -102,7 +114,7 @@ pub fn train(
     let finished = sampler.batches(run.state.step..total, |next| -> Result<bool> {
         loop {
             if run.row_is_due() {
-                if !run.row(data, at_test, dir, monitor)? {
+                if !run.row(data, *at_test, dir, monitor)? {
                     return Ok(false);
                 }
                 // Before any checkpoint: one taken here would not know that the second phase has begun.
@@ -270,7 +282,7 @@ impl<'a> Run<'a> {
         {
             return Err(error).context("drop what the second phase started from");
         }
-        files::write_atomic(dir.join(HISTORY), &json_lines(&self.state.history)?)?;
+        files::write_unsynced(&dir.join(HISTORY), &json_lines(&self.state.history)?)?;
         let best = self.state.best.context("no validation ran")?;
         let summary: Value = json!({
             "steps": self.state.step,

@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
 
     fn finish(self, dir: &Path, monitor: &dyn Monitor) -> Result<Outcome> {
         self.average.to_safetensors(&dir.join(EMA))?;
-        files::write_atomic(dir.join(HISTORY), &json_lines(&self.state.history)?)?;
+        files::write_unsynced(&dir.join(HISTORY), &json_lines(&self.state.history)?)?;
         let (side, seed) = (self.settings.size, self.settings.diffusion.seed);
         let sampling = Sampling { count: GRID * GRID, side, steps: DDIM_STEPS, seed };
         let net = load(self.settings, dir)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Preset, Settings, SupervisedLoss, SwinSettings};
+use super::{Preset, Settings, SupervisedLoss};
 
 /// A training method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -240,8 +240,8 @@ pub(super) fn adopt(settings: &mut Settings) {
                 settings.size = 224;
                 settings.train.batch = 8;
             }
-            Preset::Lite => settings.swin = SwinSettings { channels: 48, window: 6, ..settings.swin },
-            Preset::Smoke => settings.swin = SwinSettings { channels: 24, window: 4, ..settings.swin },
+            Preset::Lite => (settings.swin.channels, settings.swin.window) = (48, 6),
+            Preset::Smoke => (settings.swin.channels, settings.swin.window) = (24, 4),
         },
         _ => {}
     }

@@ -315,7 +315,7 @@ fn only_chooses_points() {
     let sweep = read(CHOICE);
     assert_eq!(sweep.points.len(), 24);
     let count = |text: &str| {
-        let chosen = sweep.only(text).unwrap_or_else(|errors| panic!("{errors}"));
+        let chosen = sweep.only("--only", text).unwrap_or_else(|errors| panic!("{errors}"));
         chosen.iter().filter(|&&chosen| chosen).count()
     };
     for (text, expected) in [
@@ -368,7 +368,8 @@ fn error_only() {
         "seed=[0",
         "tau<[0.8,0.9]",
     ];
-    let all: Vec<String> = texts.iter().map(|text| sweep.only(text).unwrap_err().to_string()).collect();
+    let all: Vec<String> =
+        texts.iter().map(|text| sweep.only("--only", text).unwrap_err().to_string()).collect();
     assert_snapshot!(all.join("\n"), @r"
     error: --only:1:1: expected a comparison of a setting
       1 | 
@@ -431,7 +432,10 @@ fn error_only() {
       1 | tau<[0.8,0.9]
         | ^^^
     ");
-    assert!(sweep.only(&"(".repeat(10_000)).is_err() && sweep.only(&"not ".repeat(10_000)).is_err());
+    assert!(
+        sweep.only("--only", &"(".repeat(10_000)).is_err()
+            && sweep.only("--only", &"not ".repeat(10_000)).is_err()
+    );
 }
 
 proptest! {
@@ -452,7 +456,7 @@ proptest! {
     ) {
         let text = words.concat();
         let sweep = read("base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1] }");
-        if let Err(errors) = sweep.only(&text) {
+        if let Err(errors) = sweep.only("--only", &text) {
             prop_assert!(!errors.items.is_empty());
             prop_assert!(errors.items.iter().all(|item| item.line == 1 && item.column >= 1), "{}", errors);
         }

@@ -49,7 +49,9 @@ fn settings(method: Name) -> Settings {
 
 fn run(settings: &Settings, dir: &Path, stop: usize) -> Outcome {
     let monitor = Stop { at: stop, done: Cell::new(0) };
-    train(settings, 2, &PHANTOM, &FeatureSource::None, None, dir, &monitor).unwrap()
+    let inputs =
+        Inputs { data: &PHANTOM, features: &FeatureSource::None, at_test: None, start: BTreeMap::new() };
+    train(settings, 2, &inputs, dir, &monitor).unwrap()
 }
 
 /// The mean over the first and over the last rows of the curve; of BCP's second phase the last alone.
