@@ -21,7 +21,8 @@ pub(super) const SECONDS: &str = "checkpoint.seconds";
 
 /// Files that are synced at once.
 const AT_ONCE: usize = 8;
-/// Seconds of work from which an object's place is made durable before the next stage begins.
+/// Seconds of work from which an object is made durable before the next stage begins. What a power cut takes of others is
+/// found by its size or hash, as all that is torn, and is computed again sooner than the disk could be waited for.
 const WORTH_A_SYNC: f64 = 1.0;
 
 /// The folder that a stage is computed in.
@@ -75,8 +76,9 @@ impl<'a> Work<'a> {
         remove(&self.dir)
     }
 
-    /// Publishes the work: checkpoints go, every file and folder is synced, the metadata is written last, and one rename
-    /// makes it an object. Until that rename it is no object, and after it, it is a whole one.
+    /// Publishes the work: checkpoints go, the metadata is written last, every file and folder is synced (work of less than
+    /// a second is not), and one rename makes it an object. Until that rename it is no object, and after it, it is a
+    /// whole one.
     pub fn commit(
         &self,
         stored: &StoredSpec,
@@ -108,13 +110,16 @@ impl<'a> Work<'a> {
         let written = File::create(&path).and_then(|mut file| file.write_all(&bytes));
         written.map_err(|error| explain(&error, "write", &path))?;
         paths.push(path);
-        sync_together(&paths)?;
-        self.publish(seconds)?;
+        let durable = seconds >= WORTH_A_SYNC;
+        if durable {
+            sync_together(&paths)?;
+        }
+        self.publish(durable)?;
         let _ = fs::remove_file(self.store.failure_path(&self.key)); // absent, most of the time
         Ok(meta)
     }
 
-    fn publish(&self, seconds: f64) -> Result<()> {
+    fn publish(&self, durable: bool) -> Result<()> {
         let target = self.store.object_path(&self.key);
         let shelf = target.parent().expect("objects/ab is above objects/ab/abcd…");
         let new = !shelf.is_dir();
@@ -123,9 +128,7 @@ impl<'a> Work<'a> {
             self.store.put_aside(&self.key, &target)?;
         }
         files::rename(&self.dir, &target).map_err(|error| explain(&error, "publish", &target))?;
-        // What a power cut takes from here on is the name of a whole object: where it is quickly computed again, waiting
-        // for the disk would cost more than it saves.
-        if seconds < WORTH_A_SYNC {
+        if !durable {
             return Ok(());
         }
         files::sync_folder(shelf)?;

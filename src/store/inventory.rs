@@ -31,7 +31,7 @@ impl Inventory {
     /// Whether `key` is finished.
     pub fn has(&self, key: &Key) -> bool {
         let number = number(key.as_str());
-        self.shelves.get((number >> 120) as usize).is_some_and(|keys| keys.binary_search(&number).is_ok())
+        self.shelves.get((number >> 120) as usize).is_some_and(|keys| has(keys, number))
     }
 
     /// How many there are.
@@ -48,6 +48,20 @@ impl Inventory {
     pub fn keys(&self) -> impl Iterator<Item = Key> {
         self.shelves.iter().flatten().filter_map(|number| format!("{number:032x}").parse().ok())
     }
+}
+
+/// Whether `number` is among the sorted `keys` of its shelf. Keys are hashes, so where one would stand can be told from its
+/// digits: it is a few places from there.
+fn has(keys: &[u128], number: u128) -> bool {
+    let below = (number >> 88) as u32; // the 32 bits after those that name the shelf
+    let mut at = (u64::from(below) * keys.len() as u64 >> 32) as usize;
+    while at > 0 && keys[at - 1] >= number {
+        at -= 1;
+    }
+    while at < keys.len() && keys[at] < number {
+        at += 1;
+    }
+    keys.get(at) == Some(&number)
 }
 
 /// The digits of a key as a number.
