@@ -2,7 +2,8 @@
 //!
 //! Modules in reading order: [`spec`] (a sweep file as points), [`plan`] (points as stages), [`exec`] (stages as
 //! processes), [`store`] (their results on disk), [`stage`] (what a stage does), and below it the science: [`data`],
-//! [`ops`], [`nn`], [`diffusion`], [`methods`], [`train`], [`metrics`]; then [`results`], [`stats`] and [`report`].
+//! [`ops`], [`nn`], [`diffusion`], [`methods`], [`train`], [`metrics`]; then [`results`], [`stats`] and [`report`]; beside them [`interop`],
+//! for weights, volumes and label maps of other programs.
 
 pub mod spec;
 pub mod plan;
@@ -21,5 +22,6 @@ pub mod metrics;
 pub mod results;
 pub mod stats;
 pub mod report;
+pub mod interop;
 pub mod cli;
 pub mod rng;

@@ -6,16 +6,23 @@ use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may import, beside itself, `rng` and the settings types
 /// (`spec::settings`, `spec::stages`), which everybody may see.
-const IMPORTS: [(&str, &[&str]); 18] = [
+const IMPORTS: [(&str, &[&str]); 19] = [
     ("bench", &["cost", "data", "diffusion", "methods", "nn", "ops", "train"]),
     (
         "cli",
-        &["bench", "cost", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage", "store"],
+        &[
+            "bench", "cost", "exec", "interop", "methods", "ops", "plan", "report", "results", "spec",
+            "stage", "store",
+        ],
     ),
     ("cost", &["diffusion", "methods", "stage"]),
     ("data", &["store"]),
     ("diffusion", &["nn", "ops"]),
     ("exec", &["plan", "stage", "store"]),
+    (
+        "interop",
+        &["data", "diffusion", "methods", "metrics", "nn", "ops", "stage", "stats", "store", "train"],
+    ),
     ("methods", &["diffusion", "nn", "ops"]),
     ("metrics", &[]),
     ("nn", &["ops"]),
@@ -24,7 +31,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("report", &["results", "spec", "stats", "store"]),
     ("results", &["plan", "spec", "stage", "stats", "store"]),
     ("spec", &[]),
-    ("stage", &["data", "diffusion", "methods", "metrics", "store", "train"]),
+    ("stage", &["data", "diffusion", "methods", "metrics", "nn", "store", "train"]),
     ("stats", &[]),
     // The store writes down what a stage is; it knows nothing of what stages do.
     ("store", &["stage"]),

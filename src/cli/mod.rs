@@ -7,13 +7,16 @@ mod cancel;
 mod completions;
 mod damage;
 mod doctor;
+mod evaluate;
 mod gc;
+mod import;
 mod init;
 mod logs;
 mod lookup;
 mod methods;
 mod pipeline;
 mod plan;
+mod predict;
 mod progress;
 mod provenance;
 mod report;
@@ -73,6 +76,10 @@ enum Command {
     Report(report::Args),
     Methods(methods::Args),
     Rerun(rerun::Args),
+    Predict(predict::Args),
+    Evaluate(evaluate::Args),
+    Import(import::ImportArgs),
+    Export(import::ExportArgs),
     Gc(gc::Args),
     Doctor(doctor::Args),
     Schema(schema::Args),
@@ -151,6 +158,10 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),
         Command::Rerun(args) => rerun::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => import::export(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -39,7 +39,7 @@ fn read_unnamed(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 }
 
 /// An error if `tensor` holds a NaN or an infinity; integers pass.
-fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
+pub(crate) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
     if !matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         return Ok(());
     }

@@ -1,20 +1,21 @@
 //! Evaluates a trained network on native-size volumes, case by case and class by class.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::train::model;
 use super::{Context, Interrupted, SHAPES, StageSpec, settings};
 use crate::data::{Dataset, Split};
-use crate::methods::{self, CLASSES, Needs, reads_features_at_test};
+use crate::methods::{self, CLASSES, Method, Needs, reads_features_at_test};
 use crate::metrics::{CaseMetrics, case_metrics};
+use crate::nn::params::Params;
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::spec::stages::EvaluateStage;
 use crate::store::files;
-use crate::train::features::MODEL;
+use crate::train::features::{DiffusionModel, MODEL};
 use crate::train::method::{BEST, LAST};
 use crate::train::predict::Predictor;
 use crate::train::{Checkpoints, Monitor as _};
@@ -63,21 +64,10 @@ impl Done {
 /// Runs the stage.
 pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     let EvaluateStage { evaluate, .. } = settings(spec)?;
-    let trained = context.input("train")?;
-    let path = trained.join(MODEL);
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let settings: Settings =
-        serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
     let data = Dataset::open(context.input("data")?)?;
-
-    let at_test = if reads_features_at_test(&settings) { Some(model(&settings, context)?) } else { None };
-    let method = methods::build(&settings, &shapes(&settings, context)?)?;
-    let weights = match evaluate.select {
-        Selection::Best => BEST,
-        Selection::Last => LAST,
-    };
-    method.params().from_safetensors(&trained.join(weights))?;
-    let predictor = Predictor { method: &*method, size: settings.size, features: at_test.as_ref() };
+    let diffusion = || context.input("diffusion").map(PathBuf::as_path);
+    let trained = Trained::open(context.input("train")?, &diffusion, evaluate.select)?;
+    let predictor = trained.predictor();
 
     let split = match evaluate.split {
         EvaluateSplit::Val => Split::Val,
@@ -117,12 +107,56 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     Ok(json!({ "cases": total, "dice": mean, "split": evaluate.split }))
 }
 
-/// The shapes that the reduction was built for.
-fn shapes(settings: &Settings, context: &Context) -> Result<Vec<crate::diffusion::unet::BlockShape>> {
-    if !Needs::of(settings).features {
-        return Ok(Vec::new());
+/// A trained method, ready to predict.
+pub struct Trained {
+    settings: Settings,
+    method: Box<dyn Method>,
+    /// Where its prediction reads diffusion features from, if it does.
+    features: Option<DiffusionModel>,
+}
+
+impl Trained {
+    /// The method in the training's folder `dir`. `diffusion` gives the folder of the diffusion model; it is asked where the
+    /// prediction reads features.
+    ///
+    /// # Errors
+    /// Where files are missing or damaged; names them.
+    pub fn open<'a>(dir: &Path, diffusion: &dyn Fn() -> Result<&'a Path>, select: Selection) -> Result<Self> {
+        let settings: Settings = read_json(&dir.join(MODEL))?;
+        let features = if reads_features_at_test(&settings) {
+            let Settings { timesteps, blocks, features, .. } = &settings;
+            Some(DiffusionModel::open(diffusion()?, timesteps, blocks, features.noise_seed)?)
+        } else {
+            None
+        };
+        // The shapes that the reduction was built for.
+        let shapes = if Needs::of(&settings).features { read_json(&dir.join(SHAPES))? } else { Vec::new() };
+        let method = methods::build(&settings, &shapes)?;
+        let weights = match select {
+            Selection::Best => BEST,
+            Selection::Last => LAST,
+        };
+        method.params().from_safetensors(&dir.join(weights))?;
+        Ok(Self { settings, method, features })
     }
-    let path = context.input("train")?.join(SHAPES);
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+
+    /// The settings that it was trained with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Its weights and buffers, by name.
+    pub fn params(&self) -> &Params {
+        self.method.params()
+    }
+
+    /// What labels volumes.
+    pub fn predictor(&self) -> Predictor<'_> {
+        Predictor { method: &*self.method, size: self.settings.size, features: self.features.as_ref() }
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
 }

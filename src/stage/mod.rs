@@ -22,6 +22,7 @@ use crate::train::{Monitor, Outcome, Progress};
 use event::Event;
 
 pub use crate::train::{CHECKPOINT_EVERY, Diverged};
+pub use evaluate::Trained;
 
 /// The kinds of stages, in the order in which data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

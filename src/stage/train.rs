@@ -73,7 +73,7 @@ fn features(settings: &Settings, context: &Context) -> Result<FeatureSource> {
 }
 
 /// The diffusion model, read as `settings` say.
-pub(super) fn model(settings: &Settings, context: &Context) -> Result<DiffusionModel> {
+fn model(settings: &Settings, context: &Context) -> Result<DiffusionModel> {
     let Settings { timesteps, blocks, features, .. } = settings;
     DiffusionModel::open(context.input("diffusion")?, timesteps, blocks, features.noise_seed)
 }

@@ -1,0 +1,245 @@
+//! Volumes and label maps in files, singly or in folders: NIfTI-1 and HDF5.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdf5_pure::FileBuilder;
+
+use crate::data::nifti::{self, Header, MOST_VOXELS};
+use crate::store::files;
+
+/// How a volume is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// NIfTI-1: `.nii`, `.nii.gz`, `.hdr` + `.img`.
+    Nifti,
+    /// HDF5: `.h5`, `.hdf5`.
+    Hdf5,
+}
+
+/// Endings of names, with what they mean; the longest first.
+const ENDINGS: [(&str, Format); 6] = [
+    (".nii.gz", Format::Nifti),
+    (".hdr.gz", Format::Nifti),
+    (".nii", Format::Nifti),
+    (".hdr", Format::Nifti),
+    (".hdf5", Format::Hdf5),
+    (".h5", Format::Hdf5),
+];
+/// What the names of label maps end in where those of their images do not.
+pub const LABEL_MARKS: [&str; 5] = ["_gt", "_label", "_labels", "_seg", "_mask"];
+/// The dataset of images in SSL4MIS's HDF5 files.
+const IMAGE: &str = "image";
+/// The dataset of label maps.
+const LABEL: &str = "label";
+/// The most that a byte of a deflate stream can expand to, rounded up.
+const EXPANSION: u64 = 1_033;
+
+/// The volume's name and format by its path; none where it is no volume.
+pub fn named(path: &Path) -> Option<(String, Format)> {
+    let name = path.file_name()?.to_str()?;
+    let lower = name.to_ascii_lowercase();
+    let (ending, format) = ENDINGS.into_iter().find(|(ending, _)| lower.ends_with(ending))?;
+    let stem = &name[..name.len() - ending.len()];
+    (!stem.is_empty()).then(|| (stem.to_owned(), format))
+}
+
+/// The volumes at `path`: itself, or those that lie directly in the folder, by name.
+///
+/// # Errors
+/// Where there is none, or two of one name.
+pub fn list(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        ensure!(path.exists(), "{} does not exist", path.display());
+        ensure!(
+            named(path).is_some(),
+            "{} is no volume by its name: .nii, .nii.gz, .hdr, .h5 and .hdf5 are read",
+            path.display()
+        );
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries =
+        std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read the folder {}", path.display()))?.path();
+        if entry.is_file()
+            && let Some((name, _)) = named(&entry)
+        {
+            found.push((name, entry));
+        }
+    }
+    found.sort();
+    if let Some(pair) = found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        bail!(
+            "{} has two volumes of the name {}: {} and {}; keep one",
+            path.display(),
+            pair[0].0,
+            pair[0].1.display(),
+            pair[1].1.display()
+        );
+    }
+    ensure!(!found.is_empty(), "{} holds no volume (.nii, .nii.gz, .hdr, .h5, .hdf5)", path.display());
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// A volume with all its time points.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// Slices, rows, columns of each time point.
+    pub shape: [usize; 3],
+    /// Time points.
+    pub frames: usize,
+    /// Columns fastest, then rows, slices, time points.
+    pub voxels: Vec<f32>,
+    /// The distance of slices, rows and columns in mm, where the file tells it.
+    pub spacing: Option<[f64; 3]>,
+    /// The header, of a NIfTI file.
+    header: Option<Header>,
+}
+
+impl Volume {
+    /// Reads an image.
+    ///
+    /// # Errors
+    /// Name the file and what is wrong with it.
+    pub fn image(path: &Path) -> Result<Self> {
+        Self::read(path, IMAGE)
+    }
+
+    /// Reads a label map; its voxels may still be anything ([`Self::labels`]).
+    ///
+    /// # Errors
+    /// As [`Self::image`].
+    pub fn label_map(path: &Path) -> Result<Self> {
+        Self::read(path, LABEL)
+    }
+
+    fn read(path: &Path, dataset: &str) -> Result<Self> {
+        let (_, format) =
+            named(path).with_context(|| format!("{} is no volume by its name", path.display()))?;
+        if format == Format::Nifti {
+            let volume = nifti::read(path)?;
+            let [x, y, z] = volume.spacing.map(f64::from);
+            return Ok(Self {
+                path: volume.path,
+                shape: [volume.dims[2], volume.dims[1], volume.dims[0]],
+                frames: volume.dims[3],
+                voxels: volume.voxels,
+                spacing: Some([z, y, x]),
+                header: Some(volume.header),
+            });
+        }
+        let (axes, voxels) = read_hdf5(path, dataset)?;
+        let (frames, shape) = match *axes.as_slice() {
+            [rows, columns] => (1, [1, rows, columns]),
+            [slices, rows, columns] => (1, [slices, rows, columns]),
+            [frames, slices, rows, columns] => (frames, [slices, rows, columns]),
+            _ => bail!(
+                "{} has a {dataset} of {} axes: slices, rows and columns are needed",
+                path.display(),
+                axes.len()
+            ),
+        };
+        Ok(Self { path: path.to_owned(), shape, frames, voxels, spacing: None, header: None })
+    }
+
+    /// The voxels as labels.
+    ///
+    /// # Errors
+    /// Where a voxel is no whole number in 0..=255: names the file, the place and the value.
+    pub fn labels(&self) -> Result<Vec<u8>> {
+        let wrong = |&value: &f32| !(value >= 0.0 && value <= 255.0 && value.fract() == 0.0);
+        if let Some(index) = self.voxels.iter().position(wrong) {
+            bail!(
+                "{} has the value {} at {}: a label map holds whole numbers from 0 to 255",
+                self.path.display(),
+                self.voxels[index],
+                self.place(index)
+            );
+        }
+        Ok(self.voxels.iter().map(|&value| value as u8).collect())
+    }
+
+    /// Where voxel `index` lies, for people; slices and time points are counted from 1.
+    pub fn place(&self, index: usize) -> String {
+        let [slices, rows, columns] = self.shape;
+        let plane = rows * columns;
+        let place = format!(
+            "slice {}, row {}, column {}",
+            index / plane % slices + 1,
+            index / columns % rows,
+            index % columns
+        );
+        if self.frames == 1 { place } else { format!("time point {}, {place}", index / (plane * slices) + 1) }
+    }
+
+    /// Writes `labels`, as many as there are voxels, with this volume's geometry: as NIfTI, or as the dataset `label` of
+    /// an HDF5 file, by the name of `path`.
+    ///
+    /// # Errors
+    /// Where the name is of neither, or the file cannot be written; names it.
+    pub fn write_labels(&self, path: &Path, labels: &[u8]) -> Result<()> {
+        let format = named(path).map(|(_, format)| format);
+        let [slices, rows, columns] = self.shape;
+        match format {
+            Some(Format::Nifti) => {
+                let dims = [columns, rows, slices, self.frames];
+                let header = match &self.header {
+                    Some(header) => header.clone(),
+                    None => Header::new(
+                        dims,
+                        self.spacing.map_or([1.0; 3], |[z, y, x]| [x as f32, y as f32, z as f32]),
+                    )?,
+                };
+                nifti::write_labels(path, &header, labels)
+            }
+            Some(Format::Hdf5) => {
+                let mut axes = vec![slices as u64, rows as u64, columns as u64];
+                let mut chunk = vec![1, rows as u64, columns as u64];
+                if self.frames > 1 {
+                    axes.insert(0, self.frames as u64);
+                    chunk.insert(0, 1);
+                }
+                let mut builder = FileBuilder::new();
+                builder
+                    .create_dataset(LABEL)
+                    .with_u8_data(labels)
+                    .with_shape(&axes)
+                    .with_chunks(&chunk)
+                    .with_deflate(6);
+                let bytes =
+                    builder.finish().with_context(|| format!("cannot put {} together", path.display()))?;
+                files::write_atomic(path, bytes)
+            }
+            None => bail!("{} is no volume by its name: .nii, .nii.gz and .h5 are written", path.display()),
+        }
+    }
+}
+
+/// The axes and numbers of the dataset `name`.
+fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+    let place = path.display();
+    let size = std::fs::metadata(path).with_context(|| format!("cannot look at {place}"))?.len();
+    let file =
+        hdf5_pure::File::open(path).with_context(|| format!("{place} is no HDF5 file, or is damaged"))?;
+    let dataset =
+        file.dataset(name).with_context(|| format!("{place} has no dataset `{name}`, or is damaged"))?;
+    let read = || format!("cannot read `{name}` of {place}: it may be damaged");
+    let shape = dataset.shape().with_context(read)?;
+    let count = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
+    let most = (MOST_VOXELS as u64).min(size.saturating_mul(EXPANSION));
+    let count = count.filter(|&count| count <= most).with_context(|| {
+        format!("{place} claims {shape:?} numbers in `{name}`, more than {size} bytes can hold or are read")
+    })?;
+    ensure!(count > 0, "{place} has no number in `{name}` ({shape:?})");
+    let values = dataset.read_f32().with_context(read)?;
+    ensure!(
+        values.len() as u64 == count,
+        "{place} holds {} numbers in `{name}` instead of {count}",
+        values.len()
+    );
+    Ok((shape.into_iter().map(|n| n as usize).collect(), values))
+}
