@@ -17,7 +17,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("diffusion", &["nn", "ops"]),
     ("exec", &["plan", "stage", "store"]),
     ("methods", &["diffusion", "nn", "ops"]),
-    ("metrics", &[]),
+    ("metrics", &["stats"]),
     ("nn", &["ops"]),
     ("ops", &[]),
     ("plan", &["cost", "data", "spec", "stage", "store"]),

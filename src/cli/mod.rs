@@ -23,6 +23,7 @@ mod schema;
 mod stage;
 mod status;
 mod table;
+mod tables;
 mod why;
 
 use std::io::{self, Write as _};
@@ -71,6 +72,7 @@ enum Command {
     Logs(logs::Args),
     Cancel(cancel::Args),
     Report(report::Args),
+    Tables(tables::Args),
     Methods(methods::Args),
     Rerun(rerun::Args),
     Gc(gc::Args),
@@ -147,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Tables(args) => tables::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),

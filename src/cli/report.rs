@@ -8,7 +8,6 @@ use super::lookup::NamedSweep;
 use super::pipeline::OutputArgs;
 use super::{Ending, OrBadInput as _, say};
 use crate::results::index::Index;
-use crate::spec::report::ReportSettings;
 
 /// Write the tables, figures and report of what is finished, without running anything
 ///
@@ -53,7 +52,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
             let output = args.output.open(name).or_bad_input()?;
             match &head {
                 Some(head) => output.render_frames(name, &head.description, &head.report)?,
-                None => output.render_frames(name, "", &ReportSettings::default())?,
+                None => {
+                    let declared = output.declared()?;
+                    output.render_frames(name, &declared.description, &declared.report)?
+                }
             }
         }
     };

@@ -25,10 +25,47 @@ pub(super) const METRICS: [Metric; 4] = [
     Metric { column: "asd", name: "ASD", unit: "voxel", factor: 1.0, higher: false },
 ];
 
+/// Other definitions of the distances, in the order of [`crate::spec::report::VARIANTS`].
+const VARIANTS: [Metric; 6] = [
+    Metric { column: "hd95_mm", name: "95HD", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "asd_mm", name: "ASD", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "hd95_max", name: "95HD, larger direction", unit: "voxel", factor: 1.0, higher: false },
+    Metric { column: "hd95_max_mm", name: "95HD, larger direction", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "assd", name: "ASSD", unit: "voxel", factor: 1.0, higher: false },
+    Metric { column: "assd_mm", name: "ASSD", unit: "mm", factor: 1.0, higher: false },
+];
+
 impl Metric {
+    /// The metric or variant with this column.
+    pub(super) fn named(column: &str) -> Option<Self> {
+        METRICS.iter().chain(&VARIANTS).find(|metric| metric.column == column).copied()
+    }
+
     /// `Dice (%)`.
     pub(super) fn title(self) -> String {
-        format!("{} ({})", self.name, self.unit)
+        self.title_of(None)
+    }
+
+    /// `Dice LV (%)`, or without a class `Dice (%)`.
+    pub(super) fn title_of(self, class: Option<&str>) -> String {
+        let class = class.map(|class| format!(" {class}")).unwrap_or_default();
+        format!("{}{class} ({})", self.name, self.unit)
+    }
+
+    /// The name in CSV, with the unit: `dice_percent`, `hd95_voxels`, `asd_LV_mm`.
+    pub(super) fn field(self, class: Option<&str>) -> String {
+        let class = class.map(|class| format!("_{class}")).unwrap_or_default();
+        let unit = match self.unit {
+            "%" => "percent",
+            "voxel" => "voxels",
+            other => other,
+        };
+        format!("{}{class}_{unit}", self.column.trim_end_matches("_mm"))
+    }
+
+    /// Whether the metric is a distance.
+    pub(super) fn is_distance(self) -> bool {
+        self.unit != "%"
     }
 }
 

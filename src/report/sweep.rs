@@ -52,8 +52,6 @@ pub(super) struct Point {
     pub(super) status: String,
     pub(super) error: Option<String>,
     pub(super) cases: i64,
-    pub(super) empty_predictions: i64,
-    pub(super) empty_labels: i64,
     pub(super) best_step: Option<i64>,
     pub(super) train_key: String,
     pub(super) evaluate_key: String,
@@ -151,6 +149,15 @@ impl Sweep {
         let values =
             column(&self.frame, name)?.f64().with_context(|| format!("`{name}` holds no numbers"))?;
         Ok(values.iter().map(|value| value.map(|value| value * factor)).collect())
+    }
+
+    /// What a point has of the axis or setting `path`, as it stands in the frame; empty where it has none, `None` where the
+    /// frame has no such column.
+    pub(super) fn raw(&self, point: usize, path: &str) -> Option<String> {
+        match self.axis(path) {
+            Some(axis) => Some(self.axes[axis].values[self.points[point].key[axis]].raw.clone()),
+            None => column(&self.frame, path).ok().map(|column| cell(column, point)),
+        }
     }
 
     /// The values of the setting `path` over all points, each once, as printed; empty where the frame has none.
@@ -260,8 +267,6 @@ fn point(frame: &DataFrame, row: usize, key: Vec<usize>) -> Result<Point> {
         status: text("status")?,
         error: (!error.is_empty()).then_some(error),
         cases: count("n_cases")?.unwrap_or(0),
-        empty_predictions: count("empty_predictions")?.unwrap_or(0),
-        empty_labels: count("empty_labels")?.unwrap_or(0),
         best_step: count("best_step")?,
         train_key: text("train_key")?,
         evaluate_key: text("evaluate_key")?,
