@@ -13,6 +13,7 @@
 
 pub mod index;
 mod columns;
+mod counts;
 mod diffusion;
 mod read;
 

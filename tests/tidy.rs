@@ -22,7 +22,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("ops", &[]),
     ("plan", &["cost", "data", "spec", "stage", "store"]),
     ("report", &["results", "spec", "stats", "store"]),
-    ("results", &["plan", "spec", "stage", "stats", "store"]),
+    ("results", &["cost", "methods", "plan", "spec", "stage", "stats", "store"]),
     ("spec", &[]),
     ("stage", &["data", "diffusion", "methods", "metrics", "store", "train"]),
     ("stats", &[]),

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
-use super::labels::{self, AxisName, METRICS};
+use super::labels::{self, AxisName, Metric};
 use crate::results::axis_names;
 
 /// The axis whose values are repetitions, not configurations.
@@ -144,8 +144,8 @@ impl Sweep {
 
     /// The printed values of the metric column `name` (`dice`, `dice_lv`) over all points; `None` where not evaluated.
     pub(super) fn metric(&self, name: &str) -> Result<Vec<Option<f64>>> {
-        let metric = name.split('_').next().unwrap_or(name);
-        let factor = METRICS.iter().find(|m| m.column == metric).map_or(1.0, |m| m.factor);
+        let metric = Metric::named(name).or_else(|| Metric::named(name.split('_').next()?));
+        let factor = metric.map_or(1.0, |metric| metric.factor);
         let values =
             column(&self.frame, name)?.f64().with_context(|| format!("`{name}` holds no numbers"))?;
         Ok(values.iter().map(|value| value.map(|value| value * factor)).collect())

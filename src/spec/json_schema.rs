@@ -74,13 +74,17 @@ pub fn schema() -> Value {
 /// A table of the report.
 fn table(axes: &Value) -> Value {
     use super::report::table::KEYS;
-    let metrics = [&super::report::METRICS[..], &super::report::VARIANTS].concat();
+    use super::report::{COUNTS, METRICS, VARIANTS};
+    let metrics = [&METRICS[..], &VARIANTS, &COUNTS].concat();
     let flag = || json!({"type": "boolean"});
     let of_axes = || json!({"type": "object"});
     let properties = [
         json!({"anyOf": [axes, {"type": "array", "items": axes}], "description": "The axes that make the rows"}),
         described(json!({"type": "string"}), "The name of its files"),
-        described(axes.clone(), "Rows form blocks by this axis, and are ranked and compared within them"),
+        json!({
+            "anyOf": [axes, {"type": "array", "items": axes}],
+            "description": "Rows form blocks by these axes, and are ranked and compared within them",
+        }),
         json!({"type": "array", "items": {"enum": metrics}}),
         described(json!({"type": "array", "items": {"type": "string"}}), "The classes that means are over"),
         described(flag(), "Columns for each class"),

@@ -72,6 +72,13 @@ impl OneOrMany {
 /// The metrics of a case, in the order of the tables.
 pub const METRICS: [&str; 4] = ["dice", "jaccard", "hd95", "asd"];
 
+/// What a point costs, counted from its settings: parameters that are trained, operations of a training step and of
+/// predicting a slice. Points have them where a table asks for one.
+pub const COUNTS: [&str; 3] = ["parameters", "step_gflops", "slice_gflops"];
+
+/// Settings that frames hold whether or not they are axes.
+pub const FACTS: [&str; 4] = ["preset", "data.name", "method", "label_ratio"];
+
 /// Other definitions of the distances, which a case has where `evaluate.variants` is set; see [`crate::metrics`].
 pub const VARIANTS: [&str; 6] = ["hd95_mm", "asd_mm", "hd95_max", "hd95_max_mm", "assd", "assd_mm"];
 

@@ -22,7 +22,7 @@ pub(super) const FORMATS: [(&str, fn(&Table) -> String); 4] =
 fn value(value: &Value, plus_minus: &str) -> String {
     let summary = &value.summary;
     let n = if value.partial { format!(" (n = {})", summary.n) } else { String::new() };
-    match summary.sd {
+    match summary.sd.filter(|&sd| !value.counted || sd > 0.0) {
         Some(sd) => format!("{:.2}{plus_minus}{sd:.2}{n}", summary.mean),
         None => format!("{:.2}{n}", summary.mean),
     }

@@ -94,25 +94,23 @@ pub(in crate::report) fn build(sweep: &Sweep, cases: &Cases, request: &Request) 
 impl<'a> Frame<'a> {
     fn new(sweep: &'a Sweep, cases: &'a Cases, settings: &'a TableSettings) -> Result<Self> {
         let mut row_axes = axes(sweep, settings.rows.names())?;
-        let within = settings.within.as_ref().map(|axis| axes(sweep, std::slice::from_ref(axis)));
-        let within = within.transpose()?.map(|axes| axes[0]);
-        if let Some(within) = within {
-            row_axes.retain(|&axis| axis != within);
-            row_axes.insert(0, within);
-        }
-        for (axis, _) in &settings.only {
-            axes(sweep, std::slice::from_ref(axis)).context("`where` of a table")?;
-        }
-        for (axis, _) in &settings.against {
-            axes(sweep, std::slice::from_ref(axis)).context("`against` of a table")?;
-        }
+        let within = axes(sweep, &settings.within)?;
+        row_axes.retain(|axis| !within.contains(axis));
+        row_axes.splice(0..0, within.iter().copied());
+        // Beside axes, settings that all frames hold.
+        let known = |axis: &String| {
+            let held = sweep.points.is_empty() || sweep.raw(0, axis).is_some();
+            if held { Ok(()) } else { axes(sweep, std::slice::from_ref(axis)).map(|_| ()) }
+        };
+        settings.only.iter().try_for_each(|(axis, _)| known(axis)).context("`where` of a table")?;
+        settings.against.iter().try_for_each(|(axis, _)| known(axis)).context("`against` of a table")?;
         let chosen = |&point: &usize| {
             settings.only.iter().all(|(axis, values)| {
                 sweep.raw(point, axis).is_some_and(|raw| values.iter().any(|value| is_value(&raw, value)))
             })
         };
         let points: Vec<usize> = (0..sweep.points.len()).filter(chosen).collect();
-        let mut blocks = sweep.groups_of(&points, within.as_slice());
+        let mut blocks = sweep.groups_of(&points, &within);
         blocks.sort_by(|a, b| a.key.cmp(&b.key));
         let blocks: Vec<Vec<Group>> =
             blocks.iter().map(|block| sweep.groups_of(&block.points, &row_axes)).collect();
@@ -171,6 +169,9 @@ impl<'a> Frame<'a> {
     /// Adds the column of a metric and that of its differences; `false` where the frames do not hold the metric.
     fn add_metric(&self, table: &mut Table, wanted: &Wanted) -> Result<bool> {
         let Wanted { metric, class, classes, .. } = wanted;
+        if metric.is_counted() {
+            return self.add_counted(table, wanted);
+        }
         let measure = self.cases.measure(*metric, self.settings.empty)?;
         let patients =
             measure.as_ref().map_or(0, |measure| measure.patients(&self.points, classes).ids.len());
@@ -210,6 +211,7 @@ impl<'a> Frame<'a> {
                         test: tests[row],
                         empties: measured.empties,
                         partial: measured.partial,
+                        counted: false,
                     })),
                     None if group.points.iter().any(|&point| self.sweep.points[point].done()) => {
                         Cell::Absent("not recorded".into())
@@ -218,26 +220,43 @@ impl<'a> Frame<'a> {
                 });
             }
         }
-        let (title, field) = (metric.title_of(class.as_deref()), metric.field(class.as_deref()));
-        table.columns.push(Column {
-            title: title.clone(),
-            field: field.clone(),
-            higher: Some(metric.higher),
-            holds: Holds::Metric,
-            metric: Some(wanted.name.clone()),
-        });
-        table.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.cells.push(cell));
+        push(table, Column::of(wanted, class.as_deref()), cells);
         if self.settings.difference {
-            table.columns.push(Column {
+            let column = Column {
                 title: format!("Δ {}", metric.name),
-                field: format!("{field}_difference"),
+                field: format!("{}_difference", metric.field(class.as_deref())),
                 higher: None,
                 holds: Holds::Difference,
                 metric: None,
-            });
-            table.rows.iter_mut().zip(differences).for_each(|(row, cell)| row.cells.push(cell));
+            };
+            push(table, column, differences);
         }
         Ok(measure.is_some())
+    }
+
+    /// Adds the column of a metric that points have whether or not they were evaluated.
+    fn add_counted(&self, table: &mut Table, wanted: &Wanted) -> Result<bool> {
+        let known = self.sweep.points.is_empty() || self.sweep.raw(0, &wanted.name).is_some();
+        let values =
+            if known { self.sweep.metric(&wanted.name)? } else { vec![None; self.sweep.points.len()] };
+        let cell = |group: &Group| {
+            let values: Vec<f64> = group.points.iter().filter_map(|&point| values[point]).collect();
+            let value = |summary| Value {
+                summary,
+                interval: None,
+                rank: Rank::Other,
+                test: None,
+                empties: 0,
+                partial: false,
+                counted: true,
+            };
+            let summary = Summary::of(&values);
+            summary
+                .map_or(Cell::Absent("not recorded".into()), |summary| Cell::Value(Box::new(value(summary))))
+        };
+        let cells = self.groups().map(cell).collect();
+        push(table, Column { higher: None, ..Column::of(wanted, None) }, cells);
+        Ok(known)
     }
 
     fn measured(
@@ -265,6 +284,24 @@ impl<'a> Frame<'a> {
             partial: values.len() < done().count(),
         }
     }
+}
+
+impl Column {
+    fn of(wanted: &Wanted, class: Option<&str>) -> Self {
+        Self {
+            title: wanted.metric.title_of(class),
+            field: wanted.metric.field(class),
+            higher: Some(wanted.metric.higher),
+            holds: Holds::Metric,
+            metric: Some(wanted.name.clone()),
+        }
+    }
+}
+
+/// Adds a column with a cell for each row.
+fn push(table: &mut Table, column: Column, cells: Vec<Cell>) {
+    table.columns.push(column);
+    table.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.cells.push(cell));
 }
 
 impl Measured {
@@ -298,7 +335,7 @@ fn wanted(sweep: &Sweep, cases: &Cases, settings: &TableSettings) -> Result<Vec<
             None => chosen.clone(),
         };
         found.push(Wanted { name: name.clone(), metric, class: own.map(String::from), classes });
-        if settings.per_class && own.is_none() {
+        if settings.per_class && own.is_none() && !metric.is_counted() {
             found.extend(chosen.iter().map(|&class| {
                 let own = cases.classes[class].clone();
                 Wanted { name: format!("{name}_{own}"), metric, class: Some(own), classes: vec![class] }

@@ -37,6 +37,8 @@ pub(super) struct Value {
     pub(super) empties: usize,
     /// Whether evaluated points of the row have no value here.
     pub(super) partial: bool,
+    /// Whether it is counted from the settings: it has no spread.
+    pub(super) counted: bool,
 }
 
 /// A paired signed-rank test over patients.

@@ -18,8 +18,8 @@ pub(super) struct Quotes<'a> {
     sources: Vec<String>,
     contradictions: Vec<String>,
     notes: Vec<String>,
-    /// Whether the first column is the axis of the blocks.
-    within: bool,
+    /// How many columns hold axes of the blocks.
+    within: usize,
 }
 
 impl<'a> Quotes<'a> {
@@ -67,7 +67,7 @@ impl<'a> Quotes<'a> {
             sources: vec![],
             contradictions: vec![],
             notes,
-            within: settings.within.is_some(),
+            within: settings.within.len(),
         }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Quotes<'a> {
                     }
                     // The axis of the blocks has the value of its block.
                     Holds::Axis => {
-                        let known = model.filter(|_| index == 0 && self.within);
+                        let known = model.filter(|_| index < self.within);
                         cells.push(known.map_or(Cell::Blank, |row| row.cells[index].clone()));
                         raw.push(known.map_or(String::new(), |row| row.raw[index].clone()));
                     }

@@ -162,10 +162,14 @@ pub(super) fn notes(frame: &Frame, table: &Table, absent: &[String]) -> Vec<Stri
         ));
     }
     if !absent.is_empty() {
-        let rule =
-            if frame.settings.empty == Some(EmptyDistance::Diagonal) { " or `empty: diagonal`" } else { "" };
+        let rule = if frame.settings.empty == Some(EmptyDistance::Diagonal) {
+            ", as `empty: diagonal` needs it,"
+        } else {
+            ""
+        };
         notes.push(format!(
-            "The frames do not hold {}: run the sweep with `evaluate.variants: true`, which evaluates anew and trains nothing{rule}.",
+            "The frames do not hold {}: the sweep was run without `evaluate.variants: true`{rule} (which evaluates anew and \
+             trains nothing), or before a table asked for it.",
             absent.join(", ")
         ));
     }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::diagnostics::Reporter;
+use super::super::diagnostics::{Reporter, choice, did_you_mean};
 use super::super::settings::EmptyDistance;
 use super::super::written::{is_name, text};
 use super::super::yaml::{Content, Node};
-use super::{METRICS, OneOrMany, VARIANTS, each, entries, missing, unknown, word, words};
+use super::{COUNTS, FACTS, METRICS, OneOrMany, VARIANTS, each, entries, missing, unknown, word, words};
 
 /// One table: a row for each combination of the values of `rows`, the mean ± SD over its seeds and the 95 % bootstrap
 /// interval over its patients.
@@ -18,10 +18,10 @@ pub struct TableSettings {
     /// The name of its files; `by_ROWS` where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// An axis by whose values the rows form blocks; they are ranked and compared within their block.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub within: Option<String>,
-    /// Columns: `dice`, `jaccard`, `hd95`, `asd`, and the variants of the distances.
+    /// Axes by whose values the rows form blocks; they are ranked and compared within their block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<String>,
+    /// Columns: `dice`, `jaccard`, `hd95`, `asd`, the variants of the distances, and counts.
     #[serde(default = "all_metrics")]
     pub metrics: Vec<String>,
     /// The classes that a mean is over; all of them where it names none.
@@ -81,7 +81,7 @@ impl TableSettings {
         Self {
             rows,
             name: None,
-            within: None,
+            within: vec![],
             metrics: all_metrics(),
             classes: vec![],
             per_class: false,
@@ -136,7 +136,8 @@ pub(in crate::spec) const KEYS: [&str; 13] = [
 pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Option<TableSettings> {
     let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
     let (mut rows, mut table) = (None, TableSettings::of(OneOrMany::Many(vec![])));
-    let metrics = [&METRICS[..], &VARIANTS].concat();
+    let metrics = [&METRICS[..], &VARIANTS, &COUNTS].concat();
+    let settings = [&axes[..], &FACTS].concat();
     for (name, node) in entries("table", node, report) {
         let mut flag = |key: &str| {
             word(key, "a truth value", node, &["true", "false"], report).map(|word| word == "true")
@@ -152,13 +153,18 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Optio
                 });
             }
             "name" => table.name = file_name(node, report),
-            "within" => table.within = word("within", "an axis", node, &axes, report),
+            "within" => {
+                table.within = match &node.content {
+                    Content::List(_) => words("within", "an axis", node, &axes, report),
+                    _ => word("within", "an axis", node, &axes, report).into_iter().collect(),
+                };
+            }
             "metrics" => table.metrics = words("metrics", "a metric", node, &metrics, report),
             "classes" => {
                 table.classes = each("classes", node, report, |node, report| text(node, "class", report));
             }
-            "where" => table.only = values("where", node, &axes, report, several),
-            "against" => table.against = values("against", node, &axes, report, single),
+            "where" => table.only = values("where", node, &settings, report, several),
+            "against" => table.against = values("against", node, &settings, report, single),
             "empty" => {
                 table.empty = word("empty", "a rule", node, &["zero", "diagonal"], report)
                     .map(|rule| if rule == "zero" { EmptyDistance::Zero } else { EmptyDistance::Diagonal });
@@ -206,13 +212,9 @@ fn values<T>(
     let mut found = vec![];
     for (name, node) in entries(key, node, report) {
         if !axes.contains(&name.text.as_str()) {
-            let help = super::super::diagnostics::did_you_mean(&name.text, axes.iter().copied());
-            let of = if axes.is_empty() {
-                "the sweep has none".to_owned()
-            } else {
-                format!("expected {}", super::super::diagnostics::choice(axes))
-            };
-            report.error(name.place, format!("`{}` in `{key}` is no axis: {of}", name.text), help);
+            let help = did_you_mean(&name.text, axes.iter().copied());
+            let message = format!("`{}` in `{key}` is no axis: expected {}", name.text, choice(axes));
+            report.error(name.place, message, help);
         } else if let Some(value) = read(node) {
             found.push((name.text.clone(), value));
         } else if !matches!(node.content, Content::Bad) {
@@ -223,9 +225,10 @@ fn values<T>(
     found
 }
 
-/// A value as frames hold it: a list in brackets, all else as it is written.
+/// A value as frames hold it: a list in brackets, nothing as an empty text, all else as it is written.
 fn single(node: &Node) -> Option<String> {
     match &node.content {
+        _ if node.is_null() => Some(String::new()),
         Content::Text { text, .. } => Some(text.clone()),
         Content::List(items) => {
             let items: Option<Vec<String>> = items.iter().map(single).collect();
