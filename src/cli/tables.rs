@@ -188,9 +188,13 @@ fn shown(evidence: &Evidence, store: &Store, results: &Path) -> Result<String> {
             next.splice(0..0, keys);
         }
     }
-    if stages.is_empty() {
-        out.push_str("\nresults hold no provenance.jsonl: how the stages came to be is not known here\n");
-    }
+    let from = results.join("provenance.jsonl");
+    let _ = match stages.is_empty() {
+        true => {
+            writeln!(out, "\nthere is no {}: how the stages came to be is not known here", from.display())
+        }
+        false => writeln!(out, "\nthe settings of each stage: {}", from.display()),
+    };
     Ok(out.trim_end().to_owned())
 }
 
@@ -218,7 +222,6 @@ fn stage_text(key: &str, stage: Option<&Value>, store: &Store) -> String {
         said.extend(text(&made["device"]).map(|device| format!("on {device}")));
         said.extend(text(&made["commit"]).map(|commit| format!("commit {commit}")));
         let _ = writeln!(out, "  {}", said.join(", "));
-        let _ = writeln!(out, "  settings {}", stage["settings"]);
     }
     let parsed = key.parse::<Key>().ok();
     match parsed.and_then(|key| Some((store.object(&key)?, store.meta(&key)?))) {

@@ -10,6 +10,8 @@ use crate::rng::stream;
 use crate::spec::report::{FigureKind, FigureSettings};
 use table::Rank::{Best, Other, Second};
 
+mod tables;
+
 /// A point of a synthetic sweep: its axes, and the Dice that it shall have.
 struct Wanted {
     axes: Vec<(&'static str, Value)>,
