@@ -29,7 +29,18 @@
 //! | `assd`, `assd_mm` | mean of the pooled distances of both directions | MedPy's `assd` |
 //! | `diagonal`, `diagonal_mm` | the diagonal of the volume | what an empty mask can be given |
 //!
-//! The definition matters more than most differences between methods. MEASURED
+//! The definition matters more than most differences between methods. The same predictions of `sweeps/quickstart.yaml` (16
+//! volumes, two seeds; `--set evaluate.variants=true`):
+//!
+//! | 95HD | MCSD | DIC alone | | ASD | MCSD | DIC alone |
+//! |---|--:|--:|---|---|--:|--:|
+//! | headline | 9.55 | 9.67 | | headline | 2.30 | 2.88 |
+//! | larger direction | 10.71 | 10.62 | | symmetric | 3.48 | 3.46 |
+//! | mm | 26.54 | 26.41 | | mm | 8.06 | 9.50 |
+//! | larger direction, mm | 28.68 | 28.44 | | symmetric, mm | 10.67 | 10.49 |
+//!
+//! Which of the two rows is ahead changes with the definition. A one-directional ASD is low where little is predicted, since it
+//! never asks how far the label's border lies from the prediction.
 //!
 //! # Empty masks
 //!
@@ -43,7 +54,8 @@
 //! NaN or a division by zero). The reference test scripts score such a case 0 voxels, the best distance there is:
 //! `evaluate.empty: zero`, the default, follows them. `diagonal` gives the volume's diagonal, the worst there is. Neither is
 //! averaged silently: each case has the flags `empty_prediction` and `empty_label`, tables mark the distances that such cases
-//! are part of and count them below, and with the variants recorded a table can say `empty: diagonal` (or `zero`) itself.
+//! are part of and count them below, and with the variants recorded a table can say `empty: diagonal` (or `zero`) itself. Three
+//! empty masks of 96 took the baseline of that sweep from 95HD 10.82 (`zero`) to 16.69 (`diagonal`), and ASD from 3.51 to 9.38.
 //!
 //! A volume of one slice is a volume: all its voxels have a neighbour outside, so that all of them are border.
 //! [`slice_metrics`] is the two-dimensional definition, of MedPy called on an image.

@@ -58,8 +58,8 @@ fn fixed(frame: &Frame) -> String {
     let one = |&axis: &usize| {
         let mut values = frame.points.iter().map(|&point| sweep.points[point].key[axis]);
         let first = values.next();
-        let rows = frame.axes.contains(&axis) && sweep.axes[axis].values.len() > 1;
-        first.filter(|first| values.all(|value| value == *first) && !rows).map(|value| (axis, value))
+        let shown = frame.axes.contains(&axis);
+        first.filter(|first| values.all(|value| value == *first) && !shown).map(|value| (axis, value))
     };
     let fixed: Vec<String> = (sweep.configuration_axes().iter().filter_map(one))
         .filter(|&(axis, value)| !sweep.axes[axis].values[value].raw.is_empty())
