@@ -50,12 +50,11 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
                 return Err(error).or_bad_input();
             }
             let output = args.output.open(name).or_bad_input()?;
-            match &head {
-                Some(head) => output.render_frames(name, &head.description, &head.report)?,
-                None => {
-                    let declared = output.declared()?;
-                    output.render_frames(name, &declared.description, &declared.report)?
-                }
+            if let Some(head) = &head {
+                output.render_frames(name, &head.description, &head.report)?
+            } else {
+                let declared = output.declared()?;
+                output.render_frames(name, &declared.description, &declared.report)?
             }
         }
     };

@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
             say(tables.texts(format).join("\n").trim_end())?;
         } else if let Some(cell) = &args.why {
             let evidence = tables.evidence(cell).or_bad_input()?;
-            say(&shown(&evidence, &args.store.at(), &job.output.results)?)?;
+            say(&shown(&evidence, &args.store.at(), &job.output.results))?;
         } else if args.check {
             if !check(&job, &tables)? {
                 ending = Ending::Failed;
@@ -142,7 +142,7 @@ fn follow(files: usize) -> String {
 }
 
 /// The evidence as text: points, then each of their stages once, with what is known of it.
-fn shown(evidence: &Evidence, store: &Store, results: &Path) -> Result<String> {
+fn shown(evidence: &Evidence, store: &Store, results: &Path) -> String {
     let mut out = format!("{}\n", evidence.cell);
     if !evidence.says.is_empty() {
         let _ = writeln!(out, "{}", evidence.says);
@@ -189,13 +189,12 @@ fn shown(evidence: &Evidence, store: &Store, results: &Path) -> Result<String> {
         }
     }
     let from = results.join("provenance.jsonl");
-    let _ = match stages.is_empty() {
-        true => {
-            writeln!(out, "\nthere is no {}: how the stages came to be is not known here", from.display())
-        }
-        false => writeln!(out, "\nthe settings of each stage: {}", from.display()),
+    let _ = if stages.is_empty() {
+        writeln!(out, "\nthere is no {}: how the stages came to be is not known here", from.display())
+    } else {
+        writeln!(out, "\nthe settings of each stage: {}", from.display())
     };
-    Ok(out.trim_end().to_owned())
+    out.trim_end().to_owned()
 }
 
 fn short(key: &str) -> String {

@@ -119,7 +119,9 @@ impl Cases {
                 *value = diagonals.as_ref().map_or(0.0, |diagonals| diagonals[row]);
             }
         }
-        values.iter_mut().for_each(|value| *value *= metric.factor);
+        for value in &mut values {
+            *value *= metric.factor;
+        }
         Ok(Some(Measure { cases: self, values }))
     }
 
@@ -245,7 +247,9 @@ fn flags(frame: &DataFrame, name: &str, flag: u8) -> Result<Vec<u8>> {
 /// For each point the range of its rows in a list of all rows.
 fn by_point(owner: &[u32], points: usize) -> (Vec<Range<usize>>, Vec<u32>) {
     let mut ends = vec![0; points];
-    owner.iter().for_each(|&point| ends[point as usize] += 1);
+    for &point in owner {
+        ends[point as usize] += 1;
+    }
     let mut start = 0;
     let ranges: Vec<Range<usize>> = ends
         .iter()

@@ -120,7 +120,7 @@ impl Tables {
             match fs::read(&path) {
                 Ok(found) if found == text.as_bytes() => fine += 1,
                 Ok(found) => {
-                    stale.push(Stale::Differs(path.clone(), first_difference(&found, text.as_bytes())))
+                    stale.push(Stale::Differs(path.clone(), first_difference(&found, text.as_bytes())));
                 }
                 Err(_) => stale.push(Stale::Missing(path.clone())),
             }
@@ -141,16 +141,14 @@ impl Tables {
     pub fn evidence(&self, named: &str) -> Result<Evidence> {
         let prefix =
             |table: &&Table| named.strip_prefix(&table.slug).is_some_and(|rest| rest.starts_with('.'));
-        let table = match (self.tables.iter().find(prefix), self.tables.as_slice()) {
-            (Some(table), _) | (None, [table]) => table,
-            _ => {
-                let slugs: Vec<&str> = self.tables.iter().map(|table| table.slug.as_str()).collect();
-                bail!(
-                    "`{named}` names no table: begin with one of {}, as in `{}.1.dice`",
-                    slugs.join(", "),
-                    slugs[0]
-                )
-            }
+        let only = || if let [table] = self.tables.as_slice() { Some(table) } else { None };
+        let Some(table) = self.tables.iter().find(prefix).or_else(only) else {
+            let slugs: Vec<&str> = self.tables.iter().map(|table| table.slug.as_str()).collect();
+            bail!(
+                "`{named}` names no table: begin with one of {}, as in `{}.1.dice`",
+                slugs.join(", "),
+                slugs[0]
+            )
         };
         let rest = named.strip_prefix(&table.slug).and_then(|rest| rest.strip_prefix('.')).unwrap_or(named);
         let metrics =
@@ -209,7 +207,7 @@ fn is_table(path: &Path) -> bool {
 /// The line, from 1, in which two texts first differ.
 fn first_difference(a: &[u8], b: &[u8]) -> usize {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    a[..same].iter().filter(|&&byte| byte == b'\n').count() + 1
+    memchr::memchr_iter(b'\n', &a[..same]).count() + 1
 }
 
 /// The row with this number or these values.

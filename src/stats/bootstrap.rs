@@ -13,7 +13,8 @@ const SEED: u64 = 0;
 #[derive(Clone, Debug)]
 pub struct Resamples {
     patients: usize,
-    resamples: usize,
+    /// How many resamples there are.
+    drawn: usize,
     /// Patient by patient, so that sums over patients run along the resamples.
     counts: Vec<f64>,
 }
@@ -29,7 +30,7 @@ impl Resamples {
                 counts[drawn * resamples + resample] += 1.0;
             }
         }
-        Self { patients, resamples, counts }
+        Self { patients, drawn: resamples, counts }
     }
 
     /// The number of patients.
@@ -43,7 +44,9 @@ impl Resamples {
             return None;
         }
         let mut means = self.sums(values);
-        means.iter_mut().for_each(|sum| *sum /= values.len() as f64);
+        for sum in &mut means {
+            *sum /= values.len() as f64;
+        }
         Some(percentiles(&mut means))
     }
 
@@ -54,7 +57,7 @@ impl Resamples {
         if self.patients < 2 || !sums.iter().chain(volumes).all(fits) {
             return None;
         }
-        let (mut totals, mut classes) = (vec![0.0; self.resamples], vec![0.0; self.resamples]);
+        let (mut totals, mut classes) = (vec![0.0; self.drawn], vec![0.0; self.drawn]);
         for (sums, volumes) in sums.iter().zip(volumes) {
             let drawn = self.sums(sums).into_iter().zip(self.sums(volumes));
             for ((sum, count), (total, classes)) in drawn.zip(totals.iter_mut().zip(&mut classes)) {
@@ -71,8 +74,8 @@ impl Resamples {
 
     /// The sum of `values`, one a patient, over each resample.
     fn sums(&self, values: &[f64]) -> Vec<f64> {
-        let mut sums = vec![0.0; self.resamples];
-        for (counts, value) in self.counts.chunks_exact(self.resamples.max(1)).zip(values) {
+        let mut sums = vec![0.0; self.drawn];
+        for (counts, value) in self.counts.chunks_exact(self.drawn.max(1)).zip(values) {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count * value);
         }
         sums

@@ -96,7 +96,7 @@ fn ranks_and_ties(values: &[f64]) -> (Vec<f64>, f64) {
         let equal = order[start..].iter().take_while(|&&at| values[at] == values[order[start]]).count();
         let size = equal as f64;
         for &at in &order[start..start + equal] {
-            ranks[at] = start as f64 + (size + 1.0) / 2.0;
+            ranks[at] = start as f64 + f64::midpoint(size, 1.0);
         }
         ties += size.powi(3) - size;
         start += equal;

@@ -97,7 +97,7 @@ fn fixture() -> Fixture {
 
 /// Equal to 1e-9, relative for small numbers: p values of 1e-12 are compared, too.
 fn assert_close(ours: f64, theirs: f64, what: &str) {
-    let within = 1e-9 * theirs.abs().min(1.0).max(f64::MIN_POSITIVE);
+    let within = 1e-9 * theirs.abs().clamp(f64::MIN_POSITIVE, 1.0);
     assert!((ours - theirs).abs() <= within.max(1e-9 * theirs.abs()), "{what}: {ours} against {theirs}");
 }
 

@@ -5,9 +5,10 @@ use super::super::table::{Cell, Holds, Table};
 /// The table with nothing rounded: of each metric the mean, the SD over seeds, the 95 % interval over patients, how many
 /// empty masks are part of it, and the p values against the named row where there is one.
 pub(in crate::report) fn csv(table: &Table) -> String {
-    let tested = |index: usize| {
+    let has_test = |index: usize| {
         table.rows.iter().any(|row| matches!(&row.cells[index], Cell::Value(value) if value.test.is_some()))
     };
+    let tested: Vec<bool> = (0..table.columns.len()).map(has_test).collect();
     let mut heads: Vec<String> = Vec::new();
     for (index, column) in table.columns.iter().enumerate() {
         let of = |part: &str| format!("{}_{part}", column.field);
@@ -16,7 +17,7 @@ pub(in crate::report) fn csv(table: &Table) -> String {
             Holds::Count => heads.extend(["n".to_owned(), "points".to_owned()]),
             Holds::Metric => {
                 heads.extend(["mean", "sd", "ci95_low", "ci95_high", "empty"].map(of));
-                if tested(index) {
+                if tested[index] {
                     heads.extend(["pairs", "p", "p_holm"].map(of));
                 }
             }
@@ -47,7 +48,7 @@ pub(in crate::report) fn csv(table: &Table) -> String {
                     cells.push(all(&sources));
                 }
                 (_, Holds::Published) => cells.extend([const { String::new() }; 3]),
-                (_, Holds::Metric) => metric(cell, tested(index), &mut cells),
+                (_, Holds::Metric) => metric(cell, tested[index], &mut cells),
             }
         }
         out.push_str(&line(&cells));

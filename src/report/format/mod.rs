@@ -14,8 +14,11 @@ pub(super) use tex::tex;
 #[cfg(test)]
 pub(super) use tex::tex_escape;
 
+/// What writes a table.
+type Format = fn(&Table) -> String;
+
 /// The formats of a table: endings of its files and what writes them.
-pub(super) const FORMATS: [(&str, fn(&Table) -> String); 4] =
+pub(super) const FORMATS: [(&str, Format); 4] =
     [("md", markdown), ("tex", tex), ("csv", csv), ("html", page)];
 
 /// `89.98 ± 0.50`, or the mean alone.

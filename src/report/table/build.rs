@@ -352,9 +352,9 @@ fn ranks(block: &[Measured], higher: bool) -> Vec<Rank> {
     let compared = order.len();
     order.sort_unstable();
     order.dedup();
-    let rank = |summary: &Summary| match order.iter().position(|&value| value == printed(summary)) {
-        Some(0) if compared > 1 => Rank::Best,
-        Some(1) if compared > 2 => Rank::Second,
+    let rank = |summary: &Summary| match order.binary_search(&printed(summary)) {
+        Ok(0) if compared > 1 => Rank::Best,
+        Ok(1) if compared > 2 => Rank::Second,
         _ => Rank::Other,
     };
     block.iter().map(|one| one.summary.as_ref().map_or(Rank::Other, rank)).collect()

@@ -120,12 +120,11 @@ impl<'a> Quotes<'a> {
                     self.contradictions.push(about);
                 }
             }
-            match quotes.iter_mut().find(|(quote, _)| quote.value == value) {
-                Some((quote, _)) => quote.sources.push(source),
-                None => {
-                    let difference = measured.map(|measured| measured - value);
-                    quotes.push((Quote { value, sources: vec![source], difference }, row));
-                }
+            if let Some((quote, _)) = quotes.iter_mut().find(|(quote, _)| quote.value == value) {
+                quote.sources.push(source);
+            } else {
+                let difference = measured.map(|measured| measured - value);
+                quotes.push((Quote { value, sources: vec![source], difference }, row));
             }
         }
         if quotes.is_empty() {

@@ -7,6 +7,12 @@ use super::{Cell, Holds, Table};
 use crate::spec::report::Published;
 use crate::spec::settings::EmptyDistance;
 
+/// What becomes of the distance to an empty mask.
+const ZERO: &str = "counts with distance 0, which flatters every distance";
+const DIAGONAL: &str = "counts with the volume's diagonal as its distance";
+/// Rows that a note names: a table of a thousand rows must not end in a thousand names.
+const SHOWN: usize = 12;
+
 /// The caption: what the table is about, then what its numbers and marks mean.
 pub(super) fn caption(frame: &Frame, table: &Table, subject: &str) -> String {
     let sweep = frame.sweep;
@@ -84,7 +90,7 @@ fn legend(frame: &Frame, table: &Table) -> String {
     }
     let classes = &frame.settings.classes;
     if !classes.is_empty() {
-        text.push_str(&format!("; means are over {}", classes.join(" and ")));
+        text = format!("{text}; means are over {}", classes.join(" and "));
     }
     text + "."
 }
@@ -239,8 +245,6 @@ fn empty_masks(frame: &Frame) -> Option<String> {
     if all == 0 {
         return Some(format!("No prediction of a class is empty ({masks} case × class masks).{truth}"));
     }
-    const ZERO: &str = "counts with distance 0, which flatters every distance";
-    const DIAGONAL: &str = "counts with the volume's diagonal as its distance";
     let distance = match (settings.empty, sweep.setting("evaluate.empty").as_slice()) {
         (Some(EmptyDistance::Zero), _) => ZERO,
         (Some(EmptyDistance::Diagonal), _) => DIAGONAL,
@@ -248,8 +252,6 @@ fn empty_masks(frame: &Frame) -> Option<String> {
         (None, [one]) if one == "diagonal" => DIAGONAL,
         _ => "has the distance that `evaluate.empty` says",
     };
-    // A table of a thousand rows must not end in a thousand names.
-    const SHOWN: usize = 12;
     let more = found.len().saturating_sub(SHOWN);
     found.truncate(SHOWN);
     if more > 0 {

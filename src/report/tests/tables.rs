@@ -7,10 +7,10 @@ use crate::spec::settings::EmptyDistance;
 use crate::stats;
 
 /// The one table that `settings` ask for.
-fn one(frames: &Frames, settings: TableSettings) -> Table {
+fn one(frames: &Frames, settings: &TableSettings) -> Table {
     let sweep = Sweep::new(&frames.points).unwrap();
     let cases = Cases::new(&frames.cases, &sweep).unwrap();
-    let request = Request { slug: "one".into(), settings: &settings, subject: "Results" };
+    let request = Request { slug: "one".into(), settings, subject: "Results" };
     table::build(&sweep, &cases, &request).unwrap()
 }
 
@@ -62,7 +62,7 @@ fn rows_are_tested_against_the_named_one() {
     let frames = ablation(temporary.path(), 3, false);
     let against = pairs(&[("dfm", "true"), ("dic", "true")]);
     let settings = TableSettings { against, difference: true, ..rows(&["dfm", "dic"]) };
-    let table = one(&frames, settings.clone());
+    let table = one(&frames, &settings);
     let heads: Vec<&str> = table.columns.iter().map(|column| column.field.as_str()).collect();
     assert_eq!(heads[2..6], ["n", "dice_percent", "dice_percent_difference", "jaccard_percent"]);
     // By hand: patients' means over seeds, volumes and classes.
@@ -101,7 +101,7 @@ fn rows_are_tested_against_the_named_one() {
     for (wanted, said) in
         [(&[("dfm", "true")][..], "names several rows"), (&[("tau", "0.8")], "is not in this table")]
     {
-        let table = one(&frames, TableSettings { against: pairs(wanted), ..settings.clone() });
+        let table = one(&frames, &TableSettings { against: pairs(wanted), ..settings.clone() });
         assert!(table.caption.contains(said), "{}", table.caption);
         assert!((0..4).all(|row| value(&table, row, 3).test.is_none()));
     }
@@ -116,7 +116,7 @@ fn blocks_are_ranked_and_compared_each_for_itself() {
         against: pairs(&[("tau", "0.90")]),
         ..rows(&["tau"])
     };
-    let table = one(&frames, settings);
+    let table = one(&frames, &settings);
     assert_eq!(table.rows.len(), 12);
     assert_eq!(
         table.rows.iter().map(|row| row.block).collect::<Vec<_>>(),
@@ -135,12 +135,12 @@ fn blocks_are_ranked_and_compared_each_for_itself() {
         ("label_ratio".to_owned(), vec!["10 %".to_owned()]),
         ("tau".into(), vec!["0.80".into(), "0.9".into()]),
     ];
-    let some = one(&frames, TableSettings { only, ..rows(&["tau"]) });
+    let some = one(&frames, &TableSettings { only, ..rows(&["tau"]) });
     assert_eq!(some.rows.iter().map(|row| row.raw[0].as_str()).collect::<Vec<_>>(), ["0.8", "0.9"]);
     assert!(some.rows.iter().all(|row| row.points.len() == 3));
     assert!(some.caption.contains("Labelled = 10 % throughout"), "{}", some.caption);
     let nothing = vec![("data.name".to_owned(), vec!["acdc".to_owned()])];
-    let none = one(&frames, TableSettings { only: nothing, ..rows(&["tau"]) });
+    let none = one(&frames, &TableSettings { only: nothing, ..rows(&["tau"]) });
     assert!(none.rows.is_empty() && none.notes[0].contains("No point"), "{:?}", none.notes);
 }
 
@@ -176,7 +176,7 @@ fn published_values_stand_beside_measured_ones() {
         published: Published::Beside,
         ..rows(&["method"])
     };
-    let table = one(&frames, settings.clone());
+    let table = one(&frames, &settings);
     let column = |field: &str| table.columns.iter().position(|column| column.field == field).expect(field);
     let quoted = |row: usize, field: &str| match &table.rows[row].cells[column(field)] {
         table::Cell::Published(quotes) => quotes.iter().map(|quote| quote.value).collect::<Vec<_>>(),
@@ -204,7 +204,7 @@ fn published_values_stand_beside_measured_ones() {
     assert!(table.sources.iter().any(|source| source.contains("validation and test patients together")));
 
     // With rows of methods that were not run, in their blocks, behind the measured ones and never ranked.
-    let all = one(&frames, TableSettings { published: Published::All, ..settings.clone() });
+    let all = one(&frames, &TableSettings { published: Published::All, ..settings.clone() });
     let names: Vec<&str> = all.rows.iter().map(|row| row.raw[1].as_str()).collect();
     assert!(names.contains(&"SASSNet") && names.contains(&"ABD"), "{names:?}");
     assert_eq!(names.iter().filter(|name| **name == "UniMatch").count(), 0, "it was run: `unimatch`");
@@ -219,7 +219,7 @@ fn published_values_stand_beside_measured_ones() {
     let mut other = methods(temporary.path());
     let tau = vec![0.95; other.points.height()];
     other.points.insert_column(2, polars::prelude::Column::new("tau".into(), tau)).unwrap();
-    let other = one(&other, settings.clone());
+    let other = one(&other, &settings);
     assert!(
         other.rows[1].cells.iter().any(|cell| matches!(cell, table::Cell::Published(_))),
         "tau is not UniMatch's here"
@@ -230,13 +230,8 @@ fn published_values_stand_beside_measured_ones() {
     );
 
     // Of the phantom nothing is published, and that is said.
-    let phantom = one(
-        &ablation(temporary.path(), 1, false),
-        TableSettings {
-            within: vec![],
-            ..TableSettings { published: Published::All, ..rows(&["dfm", "dic"]) }
-        },
-    );
+    let settings = TableSettings { published: Published::All, ..rows(&["dfm", "dic"]) };
+    let phantom = one(&ablation(temporary.path(), 1, false), &settings);
     assert!(phantom.notes.iter().any(|note| note.starts_with("Nothing is published of this data set")));
     assert!(
         phantom.notes.iter().any(|note| note.contains("13.3") && note.contains("2.51")),
@@ -262,7 +257,7 @@ fn what_the_frames_lack_is_said() {
     let frames = ablation(temporary.path(), 2, false);
     let metrics = ["dice", "hd95_mm", "parameters"].map(String::from).to_vec();
     let settings = TableSettings { metrics, ..rows(&["dfm", "dic"]) };
-    let table = one(&frames, settings.clone());
+    let table = one(&frames, &settings);
     assert_eq!(table.rows[0].cells[4], table::Cell::Absent("not recorded".into()));
     assert!(
         table
@@ -273,7 +268,7 @@ fn what_the_frames_lack_is_said() {
     // With a rule for empty masks: 0 needs nothing, the diagonal its column.
     let hd95 = |empty| {
         let metrics = vec!["hd95".to_owned()];
-        one(&frames, TableSettings { metrics, empty: Some(empty), ..rows(&["dfm", "dic"]) })
+        one(&frames, &TableSettings { metrics, empty: Some(empty), ..rows(&["dfm", "dic"]) })
     };
     let zero = value(&hd95(EmptyDistance::Zero), 0, 3).clone();
     assert_eq!(zero.empties, 2, "one mask of each seed");
@@ -281,13 +276,13 @@ fn what_the_frames_lack_is_said() {
     let mut recorded = frames.clone();
     let diagonal = vec![48.0; recorded.cases.height()];
     recorded.cases.with_column(polars::prelude::Column::new("diagonal".into(), diagonal)).unwrap();
+    let diagonal = vec![120.0; recorded.cases.height()];
+    recorded.cases.with_column(polars::prelude::Column::new("diagonal_mm".into(), diagonal)).unwrap();
     let mm: Vec<Option<f64>> = (0..recorded.cases.height()).map(|row| (row % 3 > 0).then_some(2.5)).collect();
     recorded.cases.with_column(polars::prelude::Column::new("hd95_mm".into(), mm)).unwrap();
     let metrics = vec!["hd95".to_owned(), "hd95_mm".into()];
-    let table = one(
-        &recorded,
-        TableSettings { metrics, empty: Some(EmptyDistance::Diagonal), ..rows(&["dfm", "dic"]) },
-    );
+    let settings = TableSettings { metrics, empty: Some(EmptyDistance::Diagonal), ..rows(&["dfm", "dic"]) };
+    let table = one(&recorded, &settings);
     // One of 24 masks is empty: a class mean of 8 volumes, the mean of 3 classes.
     let far = value(&table, 0, 3).summary.mean;
     assert!((far - zero.summary.mean - 48.0 / 24.0).abs() < 1e-9, "{far}");
@@ -373,7 +368,7 @@ fn awkward(dir: &Path) -> Frames {
 #[test]
 fn awkward_names_stay_names() {
     let temporary = TempDir::new().unwrap();
-    let table = one(&awkward(temporary.path()), rows(&["unet.dropout"]));
+    let table = one(&awkward(temporary.path()), &rows(&["unet.dropout"]));
     let tex = format::tex(&table);
     assert!(
         tex.contains(r"a\_b \& 50 \% of \textbackslash{}\{\#1\}\$\textasciicircum{}\textasciitilde{} & 1 &"),
@@ -398,16 +393,16 @@ fn latex_compiles() {
     let published =
         TableSettings { within: vec!["label_ratio".into()], published: Published::All, ..rows(&["method"]) };
     let tables = [
-        one(&ablation(dir, 2, true), compared),
-        one(&methods(dir), published),
-        one(&awkward(dir), rows(&["unet.dropout"])),
+        one(&ablation(dir, 2, true), &compared),
+        one(&methods(dir), &published),
+        one(&awkward(dir), &rows(&["unet.dropout"])),
     ];
     let mut paper = String::from(
         "\\documentclass{article}\n\\usepackage[T1]{fontenc}\\usepackage{booktabs,amssymb,graphicx}\n\\begin{document}\n",
     );
     for (number, table) in tables.iter().enumerate() {
         files::write_atomic(dir.join(format!("t{number}.tex")), format::tex(table)).unwrap();
-        paper += &format!("\\input{{t{number}}}\n");
+        paper.extend(["\\input{t", &number.to_string(), "}\n"]);
     }
     files::write_atomic(dir.join("paper.tex"), paper + "\\end{document}\n").unwrap();
     for name in ["t0", "t1", "t2", "paper"] {

@@ -70,6 +70,7 @@ impl Published {
     /// The words of a sweep file.
     pub(in crate::spec) const WORDS: [&str; 3] = ["none", "beside", "all"];
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn is_none(&self) -> bool {
         *self == Self::None
     }
