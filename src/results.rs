@@ -13,6 +13,7 @@
 
 pub mod index;
 mod columns;
+mod counts;
 mod diffusion;
 mod read;
 
@@ -330,22 +331,38 @@ pub fn write(frames: &Frames, dir: &Path) -> Result<()> {
 
 /// Reads what [`write()`] wrote; sampled images are not among it.
 pub fn read(dir: &Path) -> Result<Frames> {
-    let frame = |name: &str| -> Result<DataFrame> {
-        let path = dir.join(format!("{name}.parquet"));
-        let file = File::open(&path).with_context(|| {
-            format!("cannot open {}: run the sweep first, or name its folder with --results", path.display())
-        })?;
-        ParquetReader::new(file).finish().with_context(|| {
-            format!("{} is no frame of this program: delete it and run the sweep again", path.display())
-        })
-    };
-    let [points, cases, history, diffusion] = FRAMES.map(frame);
+    let [points, cases, history, diffusion] = FRAMES.map(|name| read_frame(dir, name));
     Ok(Frames {
         points: points?,
         cases: cases?,
         history: history?,
         diffusion: diffusion?,
         samples: Vec::new(),
+    })
+}
+
+/// Reads what tables are made of: points and cases; the other frames are empty.
+pub fn read_tables(dir: &Path) -> Result<Frames> {
+    Ok(Frames {
+        points: read_frame(dir, FRAMES[0])?,
+        cases: read_frame(dir, FRAMES[1])?,
+        history: DataFrame::empty(),
+        diffusion: DataFrame::empty(),
+        samples: Vec::new(),
+    })
+}
+
+/// Reads one of [`FRAMES`].
+///
+/// # Errors
+/// Where it is not there or not a frame: names the file and the remedy.
+pub fn read_frame(dir: &Path, name: &str) -> Result<DataFrame> {
+    let path = dir.join(format!("{name}.parquet"));
+    let file = File::open(&path).with_context(|| {
+        format!("cannot open {}: run the sweep first, or name its folder with --results", path.display())
+    })?;
+    ParquetReader::new(file).finish().with_context(|| {
+        format!("{} is no frame of this program: delete it and run the sweep again", path.display())
     })
 }
 

@@ -26,6 +26,7 @@ mod schema;
 mod stage;
 mod status;
 mod table;
+mod tables;
 mod why;
 
 use std::io::{self, Write as _};
@@ -74,6 +75,7 @@ enum Command {
     Logs(logs::Args),
     Cancel(cancel::Args),
     Report(report::Args),
+    Tables(tables::Args),
     Methods(methods::Args),
     Rerun(rerun::Args),
     Predict(predict::Args),
@@ -154,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Tables(args) => tables::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),

@@ -1,6 +1,6 @@
 //! What the commands share: a sweep file as a plan, its store, and its results and report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -87,15 +87,24 @@ impl SweepArgs {
 #[derive(Debug)]
 pub(super) struct Output {
     /// Of the frames.
-    results: PathBuf,
+    pub(super) results: PathBuf,
     /// Of the report.
-    report: PathBuf,
+    pub(super) report: PathBuf,
 }
 
 impl OutputArgs {
     /// The folders of the sweep `name`.
     pub(super) fn at(&self, name: &str) -> Output {
         Output { results: self.results.join(name), report: self.reports.join(name) }
+    }
+
+    /// The names of all sweeps that have frames, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.results).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| self.at(name).has_frames()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The folders of the sweep `name`, made and found writable.
@@ -120,12 +129,21 @@ impl Output {
         let frames = results::collect(&head.name, &records, &index.models(store))?;
         results::write(&frames, &self.results)?;
         provenance::write(index, store, &self.results)?;
+        Declared::of(&head.description, &head.report).write(&self.results)?;
         let rendered = report::render(&frames, &head.name, &head.description, &head.report, &self.report)?;
         if records.iter().all(|record| record.status == Status::Done) && store.root().is_dir() {
             let made = Made { from: self.fingerprint(index), files: self.files()? };
             files::write_atomic(mark(store, &head.name), serde_json::to_vec(&made)?)?;
         }
         Ok(rendered.index)
+    }
+
+    /// What the report of the frames that lie there shall show, as the run that wrote them was told.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub(super) fn declared(&self) -> Result<Declared> {
+        Declared::read(&self.results)
     }
 
     /// Renders the report of a sweep from the frames that lie there already.
@@ -171,6 +189,44 @@ impl Output {
         ]
         .join("\n");
         Key::of(parts.as_bytes()).to_string()
+    }
+}
+
+/// What a sweep file says of its report, kept beside the frames: those who have them need nothing else.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Declared {
+    /// What the sweep is about.
+    pub(super) description: String,
+    /// What the report shall show.
+    pub(super) report: ReportSettings,
+}
+
+impl Declared {
+    /// The file, beside the frames.
+    const FILE: &str = "report.json";
+
+    pub(super) fn of(description: &str, report: &ReportSettings) -> Self {
+        Self { description: description.to_owned(), report: report.clone() }
+    }
+
+    /// Keeps it in `dir`.
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        files::write_atomic(dir.join(Self::FILE), serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// What lies in `dir`; nothing is declared where frames are older than this file.
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(Self::FILE);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            text => {
+                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+                serde_json::from_slice(&text).with_context(|| {
+                    format!("{} is not as a run writes it: delete it, or run the sweep again", path.display())
+                })
+            }
+        }
     }
 }
 

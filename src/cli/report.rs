@@ -8,7 +8,6 @@ use super::lookup::NamedSweep;
 use super::pipeline::OutputArgs;
 use super::{Ending, OrBadInput as _, say};
 use crate::results::index::Index;
-use crate::spec::report::ReportSettings;
 
 /// Write the tables, figures and report of what is finished, without running anything
 ///
@@ -51,9 +50,11 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
                 return Err(error).or_bad_input();
             }
             let output = args.output.open(name).or_bad_input()?;
-            match &head {
-                Some(head) => output.render_frames(name, &head.description, &head.report)?,
-                None => output.render_frames(name, "", &ReportSettings::default())?,
+            if let Some(head) = &head {
+                output.render_frames(name, &head.description, &head.report)?
+            } else {
+                let declared = output.declared()?;
+                output.render_frames(name, &declared.description, &declared.report)?
             }
         }
     };

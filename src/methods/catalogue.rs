@@ -213,14 +213,18 @@ const MC_NET: &[&str] = &[
 /// The networks of a method at the sizes of `preset`, by name: the number of values that its optimiser trains, and of
 /// those that it keeps beside (a teacher's weights, running statistics).
 pub fn networks(method: Method, preset: Preset) -> Result<Vec<(String, usize, usize)>> {
-    let settings = Settings::preset(preset, method);
+    networks_of(&Settings::preset(preset, method))
+}
+
+/// The same of a point's settings.
+pub fn networks_of(settings: &Settings) -> Result<Vec<(String, usize, usize)>> {
     let maps = if settings.uses_features() {
         let blocks = chosen_blocks(&settings.diffusion, settings.size, &settings.blocks)?;
         map_shapes(settings.timesteps.len(), &blocks)
     } else {
         vec![]
     };
-    let built = build_with(Builder::shapes_only(), &settings, &maps)?;
+    let built = build_with(Builder::shapes_only(), settings, &maps)?;
     let trained: std::collections::BTreeSet<&str> = built.params().trainable_names().collect();
     let mut found: Vec<(String, usize, usize)> = vec![];
     for (name, tensor) in built.params().named() {

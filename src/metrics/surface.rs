@@ -3,26 +3,27 @@
 /// A voxel as `[z, y, x]`.
 type Voxel = [usize; 3];
 
-/// The border voxels of `map == class`, in memory order: those with a 6-neighbour outside the mask or the volume.
-pub(super) fn border(map: &[u8], shape: [usize; 3], class: u8) -> Vec<Voxel> {
+/// The border voxels of `map == class`, in memory order: those with a 6-neighbour outside the mask or the volume; where
+/// the slices are `flat`, with a neighbour in their slice.
+pub(super) fn border(map: &[u8], shape: [usize; 3], class: u8, flat: bool) -> Vec<Voxel> {
     let [depth, height, width] = shape;
     let plane = height * width;
     let mut voxels = Vec::new();
     for z in 0..depth {
         for y in 0..height {
             let row = z * plane + y * width;
-            let edge_row = z == 0 || z + 1 == depth || y == 0 || y + 1 == height;
+            let edge_row = (!flat && (z == 0 || z + 1 == depth)) || y == 0 || y + 1 == height;
             for x in 0..width {
                 let at = row + x;
                 if map[at] != class {
                     continue;
                 }
+                let all = |neighbours: &[usize]| neighbours.iter().all(|&at| map[at] == class);
                 let inner = !edge_row
                     && x > 0
                     && x + 1 < width
-                    && [at - 1, at + 1, at - width, at + width, at - plane, at + plane]
-                        .iter()
-                        .all(|&neighbour| map[neighbour] == class);
+                    && all(&[at - 1, at + 1, at - width, at + width])
+                    && (flat || all(&[at - plane, at + plane]));
                 if !inner {
                     voxels.push([z, y, x]);
                 }

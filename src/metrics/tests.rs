@@ -8,15 +8,17 @@ use crate::rng::stream;
 #[derive(Deserialize)]
 struct Golden {
     shape: [usize; 3],
+    flat: bool,
     spacing: [f64; 3],
     pred: Vec<usize>,
     label: Vec<usize>,
-    /// Per class 1, 2, 3: Dice, Jaccard, 95HD, ASD; distances absent where MedPy raises.
+    /// Per class 1, 2, 3: Dice, Jaccard, 95HD, ASD, the larger directed 95HD, the symmetric ASD; distances absent where
+    /// MedPy raises.
     medpy: [Option<Expected>; 3],
 }
 
-/// Dice, Jaccard, 95HD, ASD.
-type Expected = (f64, f64, Option<f64>, Option<f64>);
+/// Two overlaps, four distances.
+type Expected = (f64, f64, Option<f64>, Option<f64>, Option<f64>, Option<f64>);
 
 fn unpack(runs: &[usize]) -> Vec<u8> {
     runs.chunks_exact(2).flat_map(|run| std::iter::repeat_n(run[0] as u8, run[1])).collect()
@@ -26,27 +28,77 @@ fn unpack(runs: &[usize]) -> Vec<u8> {
 fn equals_medpy_on_generated_masks() {
     let golden: Vec<Golden> =
         serde_json::from_str(include_str!("../../tests/fixtures/metrics/medpy.json")).expect("valid fixture");
-    let (mut compared, mut worst) = (0, 0.0_f64);
+    let (mut compared, mut flat, mut edges, mut empty, mut worst) = (0, 0, 0, 0, 0.0_f64);
     for (index, case) in golden.iter().enumerate() {
         let (pred, label) = (unpack(&case.pred), unpack(&case.label));
         for class in 1..=3 {
-            let got = case_metrics(&pred, &label, case.shape, class, case.spacing, EmptyDistance::Zero);
-            let Some((dice, jaccard, hd95, asd)) = case.medpy[usize::from(class) - 1] else {
+            let masks = Masks { pred: &pred, label: &label, shape: case.shape, class, flat: case.flat };
+            let got = if case.flat {
+                let ([_, height, width], [_, y, x]) = (case.shape, case.spacing);
+                slice_metrics(&pred, &label, [height, width], class, [y, x], EmptyDistance::Zero)
+            } else {
+                case_metrics(&pred, &label, case.shape, class, case.spacing, EmptyDistance::Zero)
+            };
+            let Some((dice, jaccard, hd95, asd, most, assd)) = case.medpy[usize::from(class) - 1] else {
                 assert!(got.empty_prediction && got.empty_label, "pair {index} class {class} is empty");
                 assert_eq!((got.dice, got.jaccard), (1.0, 1.0), "nothing found where nothing is");
+                empty += 1;
                 continue;
             };
             assert_eq!(hd95.is_none(), got.empty_prediction || got.empty_label, "pair {index} class {class}");
-            let expected = [dice, jaccard, hd95.unwrap_or(0.0), asd.unwrap_or(0.0)];
-            for (ours, theirs) in [got.dice, got.jaccard, got.hd95, got.asd].into_iter().zip(expected) {
+            let [_, _, our_most, our_assd] = masks.distances(case.spacing, EmptyDistance::Zero);
+            let expected =
+                [Some(dice), Some(jaccard), hd95, asd, most, assd].map(|value| value.unwrap_or(0.0));
+            for (ours, theirs) in
+                [got.dice, got.jaccard, got.hd95, got.asd, our_most, our_assd].into_iter().zip(expected)
+            {
                 worst = worst.max((ours - theirs).abs());
             }
             assert!(worst < 1e-9, "pair {index} class {class}: {got:?} against {expected:?}");
             compared += 1;
+            flat += u32::from(case.flat);
+            empty += u32::from(hd95.is_none());
+            let width = case.shape[2];
+            let at_edge = |map: &[u8]| map.iter().step_by(width).any(|&voxel| voxel == class);
+            edges += u32::from(at_edge(&pred) || at_edge(&label));
         }
     }
-    assert!(compared > 250, "only {compared} masks compared");
+    assert!(compared >= 500, "only {compared} pairs of masks compared");
+    assert!(flat > 100 && edges > 100 && empty > 20, "{flat} flat, {edges} at an edge, {empty} empty");
     println!("{compared} pairs of masks, worst difference to MedPy {worst:e}");
+}
+
+#[test]
+fn variants_are_the_headline_by_other_rules() {
+    // Two bars in a volume of thick slices: the prediction lies a row beside the label and reaches a slice further.
+    let shape = [4, 6, 5];
+    let bar = |y: usize, depth: usize| -> Vec<u8> {
+        (0..120).map(|i| u8::from(i / 5 % 6 == y && i / 30 < depth)).collect()
+    };
+    let (pred, label) = (bar(2, 3), bar(1, 2));
+    let spacing = [8.0, 1.5, 1.5];
+    let headline = case_metrics(&pred, &label, shape, 1, UNIT, EmptyDistance::Zero);
+    let got = variants(&pred, &label, shape, 1, Some(spacing), EmptyDistance::Zero);
+    let mm = got.mm.expect("a spacing");
+    // From the prediction 10 voxels at distance 1 and 5 at √2; from the label 10 at 1.
+    let far = 2.0_f64.sqrt();
+    assert!(close(headline.asd, (10.0 + 5.0 * far) / 15.0) && close(headline.hd95, far));
+    assert!(close(got.hd95_max, far) && close(got.assd, (20.0 + 5.0 * far) / 25.0));
+    let far = 8.0_f64.hypot(1.5);
+    assert!(close(mm.asd_mm, (15.0 + 5.0 * far) / 15.0) && close(mm.hd95_max_mm, far));
+    assert!(close(mm.assd_mm, (30.0 + 5.0 * far) / 25.0) && close(mm.hd95_mm, far));
+    assert!(
+        close(got.diagonal, 77.0_f64.sqrt())
+            && close(mm.diagonal_mm, (32.0_f64.powi(2) + 81.0 + 56.25).sqrt())
+    );
+    // Without a spacing nothing is said in mm; the JSON has no nulls.
+    let unknown = variants(&pred, &label, shape, 1, None, EmptyDistance::Zero);
+    assert_eq!(serde_json::to_value(unknown).expect("JSON").as_object().map(serde_json::Map::len), Some(3));
+    assert_eq!(serde_json::to_value(got).expect("JSON").as_object().map(serde_json::Map::len), Some(8));
+    let none = vec![0; 120];
+    let missed = variants(&none, &label, shape, 1, Some(spacing), EmptyDistance::Diagonal);
+    assert_eq!((missed.assd, missed.hd95_max), (missed.diagonal, missed.diagonal));
+    assert_eq!(missed.mm.map(|mm| mm.hd95_mm), missed.mm.map(|mm| mm.diagonal_mm));
 }
 
 #[test]
@@ -79,10 +131,10 @@ fn percentile_is_numpys() {
     // numpy.percentile([0, 1, 4, 9, 16, 25], [95, 50, 10, 100])
     let values = [25.0, 4.0, 0.0, 16.0, 1.0, 9.0];
     for (q, expected) in [(0.95, 22.75), (0.5, 6.5), (0.1, 0.5), (1.0, 25.0), (0.0, 0.0)] {
-        let got = percentile(&mut values.clone(), q);
+        let got = quantile(&mut values.clone(), q);
         assert!((got - expected).abs() < 1e-12, "quantile {q}: {got}");
     }
-    assert_eq!(percentile(&mut [3.0], 0.95), 3.0);
+    assert_eq!(quantile(&mut [3.0], 0.95), 3.0);
 }
 
 /// Two random label maps of values 0–2 and their shape.
@@ -245,4 +297,24 @@ fn time_one_volume() {
     for (got, (dice, hd95, asd)) in metrics.iter().zip(expected) {
         assert!(close(got.dice, dice) && close(got.hd95, hd95) && close(got.asd, asd), "{got:?}");
     }
+}
+
+/// What `scripts/fixtures_metrics.py --time` runs in turn with MedPy, on the pair of maps that it names.
+#[test]
+#[ignore = "needs a pair of label maps"]
+fn time_given_volume() {
+    let maps =
+        std::fs::read(std::env::var("SWEEP_METRICS_PAIR").expect("SWEEP_METRICS_PAIR")).expect("the maps");
+    let shape = std::env::var("SWEEP_METRICS_SHAPE").expect("SWEEP_METRICS_SHAPE");
+    let sizes: Vec<usize> =
+        shape.trim_matches(['(', ')']).split(',').map(|n| n.trim().parse().expect("a size")).collect();
+    let shape: [usize; 3] = sizes.try_into().expect("three sizes");
+    let (pred, label) = maps.split_at(maps.len() / 2);
+    let run = || [1, 2, 3].map(|class| case_metrics(pred, label, shape, class, UNIT, EmptyDistance::Zero));
+    run();
+    let start = std::time::Instant::now();
+    let metrics = run();
+    println!("{} s for three classes", start.elapsed().as_secs_f64());
+    let numbers = metrics.map(|m| [m.dice, m.jaccard, m.hd95, m.asd]);
+    println!("metrics {}", serde_json::to_string(&numbers).expect("JSON"));
 }

@@ -35,6 +35,7 @@ pub(super) fn later() -> Value {
         "features": { "aligned": true },
         "mcsd": { "feature_dropout": false },
         "train": { "lr_lag": 0 },
+        "evaluate": { "variants": false },
         "consistency": { "weight": 0.1, "ramp": 1.0, "delay": 0 },
         "teacher": { "ema": 0.99, "warm_up": true, "buffers": false },
         "bcp": { "pretrain": 10_000, "weight": 0.5, "components": true },

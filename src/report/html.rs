@@ -50,7 +50,7 @@ pub(super) fn page(
     out.push_str(&basis(sweep));
     out.push_str("<section>\n<h2>Tables</h2>\n");
     for (index, table) in tables.iter().enumerate() {
-        let links = links("tables", &table.slug, &["md", "tex", "csv"]);
+        let links = links("tables", &table.slug, &["md", "tex", "csv", "html"]);
         let _ = writeln!(
             out,
             "<div class=\"table\" id=\"table-{}\">\n<div class=\"scroll\">\n{}</div>\n{links}</div>",
@@ -246,4 +246,4 @@ fn points(sweep: &Sweep) -> Result<String> {
     Ok(out)
 }
 
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");

@@ -25,10 +25,57 @@ pub(super) const METRICS: [Metric; 4] = [
     Metric { column: "asd", name: "ASD", unit: "voxel", factor: 1.0, higher: false },
 ];
 
+/// Other definitions of the distances ([`crate::spec::report::VARIANTS`]), and what is counted from the settings
+/// ([`crate::spec::report::COUNTS`]).
+const OTHERS: [Metric; 9] = [
+    Metric { column: "hd95_mm", name: "95HD", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "asd_mm", name: "ASD", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "hd95_max", name: "95HD, larger direction", unit: "voxel", factor: 1.0, higher: false },
+    Metric { column: "hd95_max_mm", name: "95HD, larger direction", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "assd", name: "ASSD", unit: "voxel", factor: 1.0, higher: false },
+    Metric { column: "assd_mm", name: "ASSD", unit: "mm", factor: 1.0, higher: false },
+    Metric { column: "parameters", name: "Parameters", unit: "M", factor: 1e-6, higher: false },
+    Metric { column: "step_gflops", name: "Training step", unit: "GFLOP", factor: 1.0, higher: false },
+    Metric { column: "slice_gflops", name: "Predicting a slice", unit: "GFLOP", factor: 1.0, higher: false },
+];
+
 impl Metric {
+    /// The metric or variant with this column.
+    pub(super) fn named(column: &str) -> Option<Self> {
+        METRICS.iter().chain(&OTHERS).find(|metric| metric.column == column).copied()
+    }
+
     /// `Dice (%)`.
     pub(super) fn title(self) -> String {
-        format!("{} ({})", self.name, self.unit)
+        self.title_of(None)
+    }
+
+    /// `Dice LV (%)`, or without a class `Dice (%)`.
+    pub(super) fn title_of(self, class: Option<&str>) -> String {
+        let class = class.map(|class| format!(" {class}")).unwrap_or_default();
+        format!("{}{class} ({})", self.name, self.unit)
+    }
+
+    /// The name in CSV, with the unit: `dice_percent`, `hd95_voxels`, `asd_LV_mm`.
+    pub(super) fn field(self, class: Option<&str>) -> String {
+        let class = class.map(|class| format!("_{class}")).unwrap_or_default();
+        match self.unit {
+            "%" => format!("{}{class}_percent", self.column),
+            "voxel" => format!("{}{class}_voxels", self.column),
+            "mm" => format!("{}{class}_mm", self.column.trim_end_matches("_mm")),
+            "M" => format!("{}_millions", self.column),
+            _ => self.column.to_owned(),
+        }
+    }
+
+    /// Whether the metric is a distance.
+    pub(super) fn is_distance(self) -> bool {
+        matches!(self.unit, "voxel" | "mm")
+    }
+
+    /// Whether it is counted from the settings, not measured on cases.
+    pub(super) fn is_counted(self) -> bool {
+        matches!(self.unit, "M" | "GFLOP")
     }
 }
 
@@ -98,6 +145,13 @@ pub(super) fn value(text: &str) -> String {
     };
     if !known.is_empty() {
         return known.to_owned();
+    }
+    // A data set with its folder, of which the name is what matters.
+    if text.starts_with('{')
+        && let Ok(table) = serde_json::from_str::<serde_json::Value>(text)
+        && let Some(name) = table["name"].as_str()
+    {
+        return value(name);
     }
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(items) => format!("{{{items}}}"),

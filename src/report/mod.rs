@@ -3,10 +3,12 @@
 //! Everything is computed from the frames alone; equal frames give equal bytes. [`render`] writes
 //!
 //! - `index.html`, one self-contained page: no script, no network;
-//! - `tables/*.{md,tex,csv}`: mean ± SD over seeds, best in bold, second underlined;
+//! - `tables/*.{md,tex,csv,html}`: mean ± SD over seeds, the 95 % interval over patients, tests against a named row, best in
+//!   bold, second underlined, published values beside measured ones; [`Tables`] gives them alone;
 //! - `figures/*.{svg,png}`: each numeric axis, the configurations, the learning curves, the diffusion model's loss and images
 //!   sampled from it.
 
+mod cases;
 mod chart;
 mod diffusion;
 mod drawing;
@@ -15,19 +17,24 @@ mod format;
 mod html;
 mod labels;
 mod learning;
+mod published;
 mod sweep;
 mod table;
+mod tables;
 
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::results::{Frames, METRICS};
-use crate::spec::report::ReportSettings;
+use crate::results::Frames;
+use crate::spec::report::{OneOrMany, ReportSettings, TableSettings};
 use crate::store::files;
+use cases::Cases;
 use figures::Figure;
 use sweep::{Kind, Sweep};
 use table::{Request, Table};
+
+pub use tables::{Evidence, EvidencePoint, Stale, Tables};
 
 /// Where a report lies.
 #[derive(Clone, Debug)]
@@ -56,7 +63,8 @@ pub fn render(
     dir: &Path,
 ) -> Result<Rendered> {
     let sweep = Sweep::new(&frames.points).context("cannot read the points frame")?;
-    let tables = tables(&sweep, settings).context("cannot build the report's tables")?;
+    let cases = Cases::new(&frames.cases, &sweep).context("cannot read the cases frame")?;
+    let tables = build_tables(&sweep, &cases, settings).context("cannot build the report's tables")?;
     let mut figures = figures(&sweep, settings).context("cannot draw the report's figures")?;
     figures.extend(learning::curves(&sweep, &frames.history)?);
     figures.extend(
@@ -66,10 +74,8 @@ pub fn render(
     let folder = dir.join("tables");
     files::create_folder(&folder)?;
     for table in &tables {
-        for (kind, text) in
-            [("md", format::markdown(table)), ("tex", format::tex(table)), ("csv", format::csv(table))]
-        {
-            let path = folder.join(format!("{}.{kind}", table.slug));
+        for (name, text) in files_of(table) {
+            let path = folder.join(name);
             files::write_atomic(&path, text.as_bytes())?;
             written.push(path);
         }
@@ -108,8 +114,7 @@ fn forget_earlier(dir: &Path, written: &[PathBuf]) -> Result<()> {
     let list = dir.join(LIST);
     for line in std::fs::read_to_string(&list).unwrap_or_default().lines() {
         let path = dir.join(line);
-        let inside = Path::new(line).components().all(|part| matches!(part, Component::Normal(_)));
-        if inside && !written.contains(&path) && path.is_file() {
+        if is_inside(Path::new(line)) && !written.contains(&path) && path.is_file() {
             std::fs::remove_file(&path)
                 .with_context(|| format!("cannot remove the outdated {}", path.display()))?;
         }
@@ -119,41 +124,37 @@ fn forget_earlier(dir: &Path, written: &[PathBuf]) -> Result<()> {
     files::write_atomic(&list, (lines.join("\n") + "\n").as_bytes())
 }
 
-fn tables(sweep: &Sweep, settings: &ReportSettings) -> Result<Vec<Table>> {
+/// Whether a path of the list stays in the report's folder.
+fn is_inside(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// The names and texts of a table's files.
+fn files_of(table: &Table) -> impl Iterator<Item = (String, String)> {
+    format::FORMATS.iter().map(|(kind, format)| (format!("{}.{kind}", table.slug), format(table)))
+}
+
+fn build_tables(sweep: &Sweep, cases: &Cases, settings: &ReportSettings) -> Result<Vec<Table>> {
     let mut tables: Vec<Table> = Vec::new();
     for wanted in &settings.tables {
-        let names = wanted.rows.names();
-        let request = Request {
-            slug: free_slug(&format!("by_{}", figures::slug(&names.join("_"))), &tables),
-            axes: table::axes(sweep, names)?,
-            metrics: &wanted.metrics,
-            caption: wanted.caption.as_deref(),
-            subject: "Results",
-        };
-        tables.push(table::build(sweep, &request)?);
+        let rows = || format!("by_{}", figures::slug(&wanted.rows.names().join("_")));
+        let slug = free_slug(&wanted.name.clone().unwrap_or_else(rows), &tables);
+        let request = Request { slug, settings: wanted, subject: "Results" };
+        let table = table::build(sweep, cases, &request);
+        tables.push(table.with_context(|| format!("the table `{}`", request.slug))?);
     }
     if settings.tables.is_empty() {
         let varying = sweep.varying();
         let axes = if varying.is_empty() { sweep.configuration_axes() } else { varying };
-        let all = METRICS.map(String::from);
-        let request = Request {
-            slug: "results".into(),
-            axes: axes.clone(),
-            metrics: &all,
-            caption: None,
-            subject: "Results",
-        };
-        tables.push(table::build(sweep, &request)?);
-        let classes: Vec<String> = sweep.classes.iter().map(|class| format!("dice_{class}")).collect();
-        if classes.len() > 1 {
-            let request = Request {
-                slug: "per_class".into(),
-                axes,
-                metrics: &classes,
-                caption: None,
-                subject: "Dice of each class",
-            };
-            tables.push(table::build(sweep, &request)?);
+        let axes = axes.into_iter().map(|axis| sweep.axes[axis].path.clone()).collect();
+        let mut settings = TableSettings::of(OneOrMany::Many(axes));
+        let request = Request { slug: "results".into(), settings: &settings, subject: "Results" };
+        tables.push(table::build(sweep, cases, &request)?);
+        if sweep.classes.len() > 1 {
+            settings.metrics = sweep.classes.iter().map(|class| format!("dice_{class}")).collect();
+            let subject = "Dice of each class";
+            let request = Request { slug: "per_class".into(), settings: &settings, subject };
+            tables.push(table::build(sweep, cases, &request)?);
         }
     }
     Ok(tables)

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
-use super::labels::{self, AxisName, METRICS};
+use super::labels::{self, AxisName, Metric};
 use crate::results::axis_names;
 
 /// The axis whose values are repetitions, not configurations.
@@ -52,8 +52,6 @@ pub(super) struct Point {
     pub(super) status: String,
     pub(super) error: Option<String>,
     pub(super) cases: i64,
-    pub(super) empty_predictions: i64,
-    pub(super) empty_labels: i64,
     pub(super) best_step: Option<i64>,
     pub(super) train_key: String,
     pub(super) evaluate_key: String,
@@ -146,11 +144,20 @@ impl Sweep {
 
     /// The printed values of the metric column `name` (`dice`, `dice_lv`) over all points; `None` where not evaluated.
     pub(super) fn metric(&self, name: &str) -> Result<Vec<Option<f64>>> {
-        let metric = name.split('_').next().unwrap_or(name);
-        let factor = METRICS.iter().find(|m| m.column == metric).map_or(1.0, |m| m.factor);
+        let metric = Metric::named(name).or_else(|| Metric::named(name.split('_').next()?));
+        let factor = metric.map_or(1.0, |metric| metric.factor);
         let values =
             column(&self.frame, name)?.f64().with_context(|| format!("`{name}` holds no numbers"))?;
         Ok(values.iter().map(|value| value.map(|value| value * factor)).collect())
+    }
+
+    /// What a point has of the axis or setting `path`, as it stands in the frame; empty where it has none, `None` where the
+    /// frame has no such column.
+    pub(super) fn raw(&self, point: usize, path: &str) -> Option<String> {
+        match self.axis(path) {
+            Some(axis) => Some(self.axes[axis].values[self.points[point].key[axis]].raw.clone()),
+            None => column(&self.frame, path).ok().map(|column| cell(column, point)),
+        }
     }
 
     /// The values of the setting `path` over all points, each once, as printed; empty where the frame has none.
@@ -260,8 +267,6 @@ fn point(frame: &DataFrame, row: usize, key: Vec<usize>) -> Result<Point> {
         status: text("status")?,
         error: (!error.is_empty()).then_some(error),
         cases: count("n_cases")?.unwrap_or(0),
-        empty_predictions: count("empty_predictions")?.unwrap_or(0),
-        empty_labels: count("empty_labels")?.unwrap_or(0),
         best_step: count("best_step")?,
         train_key: text("train_key")?,
         evaluate_key: text("evaluate_key")?,

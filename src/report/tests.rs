@@ -7,8 +7,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::results::{ModelRecord, PointRecord, Status, collect};
 use crate::rng::stream;
-use crate::spec::report::{FigureKind, FigureSettings, OneOrMany, TableSettings};
+use crate::spec::report::{FigureKind, FigureSettings};
 use table::Rank::{Best, Other, Second};
+
+mod tables;
 
 /// A point of a synthetic sweep: its axes, and the Dice that it shall have.
 struct Wanted {
@@ -149,69 +151,72 @@ fn ablation_tables_read_as_papers_do() {
     let dir = folder(&temporary, "ablation");
     rendered(&ablation(temporary.path(), 3, false), "ablation", &ReportSettings::default(), &dir);
     insta::assert_snapshot!(read(&dir, "tables/results.md"), @r#"
-    Results on the test split (8 volumes), mean ± SD over seeds; τ = 0.9 throughout.
+    Results; test split (8 volumes); τ = 0.9 throughout. Mean ± SD over n seeds; in square brackets the 95 % bootstrap interval over patients. Best in bold, second underlined, by the mean as printed. ∅: includes distances to empty masks, counted below.
 
     | DFM | DIC | n | Dice (%) ↑ | Jaccard (%) ↑ | 95HD (voxel) ↓ | ASD (voxel) ↓ |
     | :-: | :-: | --: | --: | --: | --: | --: |
-    | – | – | 3 | 62.82 ± 0.82 | 46.82 ± 0.92 | 9.24 ± 0.23 | 2.64 ± 0.07 |
-    | ✓ | – | 3 | 78.01 ± 0.62 | 64.12 ± 0.84 | 6.16 ± 0.17 | 1.76 ± 0.05 |
-    | – | ✓ | 3 | <ins>82.37 ± 0.64</ins> | <ins>70.19 ± 0.92</ins> | <ins>4.94 ± 0.18</ins> | <ins>1.41 ± 0.05</ins> |
-    | ✓ | ✓ | 3 | **86.18 ± 1.03** | **75.92 ± 1.58** | **3.87 ± 0.29** | **1.11 ± 0.08** |
+    | ✗ | ✗ | 3 | 62.82 ± 0.82<br><sub>[57.33, 65.98]</sub> | 46.82 ± 0.92<br><sub>[42.73, 49.32]</sub> | 9.24 ± 0.23<sup>∅</sup><br><sub>[8.35, 9.80]</sub> | 2.64 ± 0.07<sup>∅</sup><br><sub>[2.38, 2.80]</sub> |
+    | ✓ | ✗ | 3 | 78.01 ± 0.62<br><sub>[77.45, 78.54]</sub> | 64.12 ± 0.84<br><sub>[63.35, 64.84]</sub> | 6.16 ± 0.17<br><sub>[6.01, 6.31]</sub> | 1.76 ± 0.05<br><sub>[1.72, 1.80]</sub> |
+    | ✗ | ✓ | 3 | <ins>82.37 ± 0.64</ins><br><sub>[81.91, 82.81]</sub> | <ins>70.19 ± 0.92</ins><br><sub>[69.52, 70.83]</sub> | <ins>4.94 ± 0.18</ins><br><sub>[4.81, 5.06]</sub> | <ins>1.41 ± 0.05</ins><br><sub>[1.38, 1.45]</sub> |
+    | ✓ | ✓ | 3 | **86.18 ± 1.03**<br><sub>[85.45, 86.84]</sub> | **75.92 ± 1.58**<br><sub>[74.79, 76.94]</sub> | **3.87 ± 0.29**<br><sub>[3.69, 4.08]</sub> | **1.11 ± 0.08**<br><sub>[1.05, 1.16]</sub> |
 
-    Best in bold, second best underlined; by the mean, as printed.  
-    Empty predictions (case × class): Baseline 3 of 72. Such a structure has Dice 0 and counts with distance 0, which flatters 95HD and ASD.
+    Empty predictions (case × class): Baseline 3 of 72; 3 of 288 in all. Such a structure has Dice 0 and counts with distance 0, which flatters every distance.
     "#);
     insta::assert_snapshot!(read(&dir, "tables/per_class.md"), @r#"
-    Dice of each class on the test split (8 volumes), mean ± SD over seeds; τ = 0.9 throughout.
+    Dice of each class; test split (8 volumes); τ = 0.9 throughout. Mean ± SD over n seeds; in square brackets the 95 % bootstrap interval over patients. Best in bold, second underlined, by the mean as printed.
 
     | DFM | DIC | n | Dice RV (%) ↑ | Dice Myo (%) ↑ | Dice LV (%) ↑ |
     | :-: | :-: | --: | --: | --: | --: |
-    | – | – | 3 | 55.26 ± 0.87 | 64.07 ± 0.74 | 69.14 ± 1.47 |
-    | ✓ | – | 3 | 74.58 ± 1.42 | 77.10 ± 0.72 | 82.35 ± 1.07 |
-    | – | ✓ | 3 | <ins>79.70 ± 0.83</ins> | <ins>81.40 ± 0.82</ins> | <ins>86.02 ± 1.14</ins> |
-    | ✓ | ✓ | 3 | **83.52 ± 1.44** | **84.73 ± 1.08** | **90.28 ± 0.82** |
+    | ✗ | ✗ | 3 | 55.26 ± 0.87<br><sub>[39.25, 63.88]</sub> | 64.07 ± 0.74<br><sub>[63.01, 65.12]</sub> | 69.14 ± 1.47<br><sub>[68.53, 69.68]</sub> |
+    | ✓ | ✗ | 3 | 74.58 ± 1.42<br><sub>[73.79, 75.52]</sub> | 77.10 ± 0.72<br><sub>[76.40, 77.69]</sub> | 82.35 ± 1.07<br><sub>[81.36, 83.45]</sub> |
+    | ✗ | ✓ | 3 | <ins>79.70 ± 0.83</ins><br><sub>[78.72, 80.51]</sub> | <ins>81.40 ± 0.82</ins><br><sub>[80.57, 82.23]</sub> | <ins>86.02 ± 1.14</ins><br><sub>[85.45, 86.67]</sub> |
+    | ✓ | ✓ | 3 | **83.52 ± 1.44**<br><sub>[82.40, 84.32]</sub> | **84.73 ± 1.08**<br><sub>[83.43, 86.04]</sub> | **90.28 ± 0.82**<br><sub>[89.17, 91.34]</sub> |
 
-    Best in bold, second best underlined; by the mean, as printed.  
-    Empty predictions (case × class): Baseline 3 of 72. Such a structure has Dice 0 and counts with distance 0, which flatters 95HD and ASD.
+    Empty predictions (case × class): Baseline 3 of 72; 3 of 288 in all. Such a structure has Dice 0 and counts with distance 0, which flatters every distance.
     "#);
     insta::assert_snapshot!(read(&dir, "tables/results.tex"), @r#"
-    % Compiles alone; in a paper, \input this file and load booktabs and amssymb.
+    % Compiles alone; in a paper, \input this file and load booktabs, amssymb and graphicx.
     \makeatletter
     \let\sweepend\relax
     \ifx\@nodocument\relax\else
       \documentclass{article}
       \usepackage[utf8]{inputenc}
+      \usepackage[T1]{fontenc}
       \usepackage[margin=2cm]{geometry}
-      \usepackage{booktabs,amssymb}
+      \usepackage{booktabs,amssymb,graphicx}
       \def\sweepend{\end{document}}
       \begin{document}
     \fi
     \makeatother
     \begin{table}[t]
       \centering
-      \caption{Results on the test split (8 volumes), mean $\pm$ SD over seeds; $\tau$ = 0.9 throughout.}
-      \vspace{4pt}
+      \caption{Results; test split (8 volumes); $\tau$ = 0.9 throughout. Mean $\pm$ SD over n seeds; in square brackets the 95 \% bootstrap interval over patients. Best in bold, second underlined, by the mean as printed. $\varnothing$: includes distances to empty masks, counted below.}
       \label{tab:results}
+      \vspace{4pt}
+      \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
       \begin{tabular}{ccrrrrr}
         \toprule
         DFM & DIC & n & Dice (\%) $\uparrow$ & Jaccard (\%) $\uparrow$ & 95HD (voxel) $\downarrow$ & ASD (voxel) $\downarrow$ \\
         \midrule
-        -- & -- & 3 & 62.82 $\pm$ 0.82 & 46.82 $\pm$ 0.92 & 9.24 $\pm$ 0.23 & 2.64 $\pm$ 0.07 \\
-        $\checkmark$ & -- & 3 & 78.01 $\pm$ 0.62 & 64.12 $\pm$ 0.84 & 6.16 $\pm$ 0.17 & 1.76 $\pm$ 0.05 \\
-        -- & $\checkmark$ & 3 & \underline{82.37 $\pm$ 0.64} & \underline{70.19 $\pm$ 0.92} & \underline{4.94 $\pm$ 0.18} & \underline{1.41 $\pm$ 0.05} \\
+        $\times$ & $\times$ & 3 & 62.82 $\pm$ 0.82 & 46.82 $\pm$ 0.92 & 9.24 $\pm$ 0.23\textsuperscript{$\varnothing$} & 2.64 $\pm$ 0.07\textsuperscript{$\varnothing$} \\
+         &  &  & {\scriptsize [57.33, 65.98]} & {\scriptsize [42.73, 49.32]} & {\scriptsize [8.35, 9.80]} & {\scriptsize [2.38, 2.80]} \\[2pt]
+        $\checkmark$ & $\times$ & 3 & 78.01 $\pm$ 0.62 & 64.12 $\pm$ 0.84 & 6.16 $\pm$ 0.17 & 1.76 $\pm$ 0.05 \\
+         &  &  & {\scriptsize [77.45, 78.54]} & {\scriptsize [63.35, 64.84]} & {\scriptsize [6.01, 6.31]} & {\scriptsize [1.72, 1.80]} \\[2pt]
+        $\times$ & $\checkmark$ & 3 & \underline{82.37 $\pm$ 0.64} & \underline{70.19 $\pm$ 0.92} & \underline{4.94 $\pm$ 0.18} & \underline{1.41 $\pm$ 0.05} \\
+         &  &  & {\scriptsize [81.91, 82.81]} & {\scriptsize [69.52, 70.83]} & {\scriptsize [4.81, 5.06]} & {\scriptsize [1.38, 1.45]} \\[2pt]
         $\checkmark$ & $\checkmark$ & 3 & \textbf{86.18 $\pm$ 1.03} & \textbf{75.92 $\pm$ 1.58} & \textbf{3.87 $\pm$ 0.29} & \textbf{1.11 $\pm$ 0.08} \\
+         &  &  & {\scriptsize [85.45, 86.84]} & {\scriptsize [74.79, 76.94]} & {\scriptsize [3.69, 4.08]} & {\scriptsize [1.05, 1.16]} \\[2pt]
         \bottomrule
-      \end{tabular}
+      \end{tabular}}
 
       \smallskip
-      \parbox{0.9\linewidth}{\footnotesize Best in bold, second best underlined; by the mean, as printed.
-        Empty predictions (case $\times$ class): Baseline 3 of 72. Such a structure has Dice 0 and counts with distance 0, which flatters 95HD and ASD.}
+      \parbox{0.95\linewidth}{\footnotesize\raggedright Empty predictions (case $\times$ class): Baseline 3 of 72; 3 of 288 in all. Such a structure has Dice 0 and counts with distance 0, which flatters every distance.}
     \end{table}
     \sweepend
     "#);
     insta::assert_snapshot!(read(&dir, "tables/results.csv").lines().take(2).collect::<Vec<_>>().join("\n"), @r#"
-    dfm,dic,n,points,dice_percent_mean,dice_percent_sd,dice_percent_ci95_low,dice_percent_ci95_high,jaccard_percent_mean,jaccard_percent_sd,jaccard_percent_ci95_low,jaccard_percent_ci95_high,hd95_voxels_mean,hd95_voxels_sd,hd95_voxels_ci95_low,hd95_voxels_ci95_high,asd_voxels_mean,asd_voxels_sd,asd_voxels_ci95_low,asd_voxels_ci95_high
-    false,false,3,3,62.82074739519024,0.8228649454296281,60.776637552571124,64.86485723780936,46.82407371734252,0.9242919779091895,44.528005158350005,49.12014227633504,9.243524062680066,0.23040218472029472,8.671173306746716,9.815874818613416,2.6410068750514473,0.06582919563436977,2.477478087641919,2.8045356624609754
+    dfm,dic,n,points,dice_percent_mean,dice_percent_sd,dice_percent_ci95_low,dice_percent_ci95_high,dice_percent_empty,jaccard_percent_mean,jaccard_percent_sd,jaccard_percent_ci95_low,jaccard_percent_ci95_high,jaccard_percent_empty,hd95_voxels_mean,hd95_voxels_sd,hd95_voxels_ci95_low,hd95_voxels_ci95_high,hd95_voxels_empty,asd_voxels_mean,asd_voxels_sd,asd_voxels_ci95_low,asd_voxels_ci95_high,asd_voxels_empty
+    false,false,3,3,62.820747395190246,0.822864945429631,57.32872496583309,65.97858503632267,0,46.824073717342515,0.9242919779091845,42.73061243864107,49.316379860626405,0,9.243524062680066,0.23040218472029472,8.345028146121233,9.796538785949808,3,2.6410068750514473,0.06582919563436977,2.3842937560346384,2.7990110816999456,3
     "#);
 }
 
@@ -221,19 +226,18 @@ fn holes_are_shown_and_counted() {
     let dir = folder(&temporary, "holes");
     rendered(&ablation(temporary.path(), 2, true), "holes", &ReportSettings::default(), &dir);
     insta::assert_snapshot!(read(&dir, "tables/results.md"), @r#"
-    Results on the test split (8 volumes), mean ± SD over seeds; τ = 0.9 throughout.
+    Results; test split (8 volumes); τ = 0.9 throughout. Mean ± SD over n seeds; in square brackets the 95 % bootstrap interval over patients. Best in bold, second underlined, by the mean as printed. ∅: includes distances to empty masks, counted below.
 
     | DFM | DIC | n | Dice (%) ↑ | Jaccard (%) ↑ | 95HD (voxel) ↓ | ASD (voxel) ↓ |
     | :-: | :-: | --: | --: | --: | --: | --: |
-    | – | – | 2 | 63.28 ± 0.29 | 47.34 ± 0.36 | 9.11 ± 0.08 | 2.60 ± 0.02 |
-    | ✓ | – | 1 of 2 | <ins>77.79</ins> | <ins>63.81</ins> | <ins>6.22</ins> | <ins>1.78</ins> |
-    | – | ✓ | 0 of 2 | *missing* | *missing* | *missing* | *missing* |
-    | ✓ | ✓ | 2 | **86.30 ± 0.88** | **76.11 ± 1.37** | **3.84 ± 0.25** | **1.10 ± 0.07** |
+    | ✗ | ✗ | 2 | 63.28 ± 0.29<br><sub>[57.89, 66.45]</sub> | 47.34 ± 0.36<br><sub>[43.36, 49.85]</sub> | 9.11 ± 0.08<sup>∅</sup><br><sub>[8.17, 9.71]</sub> | 2.60 ± 0.02<sup>∅</sup><br><sub>[2.33, 2.78]</sub> |
+    | ✓ | ✗ | 1 of 2 | <ins>77.79</ins><br><sub>[76.75, 78.74]</sub> | <ins>63.81</ins><br><sub>[62.44, 65.07]</sub> | <ins>6.22</ins><br><sub>[5.95, 6.51]</sub> | <ins>1.78</ins><br><sub>[1.70, 1.86]</sub> |
+    | ✗ | ✓ | 0 of 2 | *missing* | *missing* | *missing* | *missing* |
+    | ✓ | ✓ | 2 | **86.30 ± 0.88**<br><sub>[85.70, 86.94]</sub> | **76.11 ± 1.37**<br><sub>[75.15, 77.13]</sub> | **3.84 ± 0.25**<br><sub>[3.66, 4.00]</sub> | **1.10 ± 0.07**<br><sub>[1.04, 1.14]</sub> |
 
     Rows with n = 1 have no ±.  
-    Best in bold, second best underlined; by the mean, as printed.  
     1 of 8 points failed, 2 missing: they are in no mean; n says what each row stands on.  
-    Empty predictions (case × class): Baseline 2 of 48. Such a structure has Dice 0 and counts with distance 0, which flatters 95HD and ASD.
+    Empty predictions (case × class): Baseline 2 of 48; 2 of 120 in all. Such a structure has Dice 0 and counts with distance 0, which flatters every distance.
     "#);
     let figure = read(&dir, "figures/configurations_dfm_dic_dice.svg");
     assert!(figure.contains(">\nmissing\n"), "a row without values says why");
@@ -263,7 +267,7 @@ fn a_sweep_without_results_still_renders() {
     let files =
         rendered(&collect("nothing", &points, &[]).unwrap(), "nothing", &ReportSettings::default(), &dir)
             .files;
-    assert_eq!(files.len(), 4, "a page and one table: {files:?}");
+    assert_eq!(files.len(), 5, "a page and one table: {files:?}");
     assert!(read(&dir, "tables/results.md").contains("| 0.9 | 0 of 1 | *missing* |"));
 }
 
@@ -368,8 +372,10 @@ fn text_has_the_width_of_its_letters() {
 fn settings_choose_tables_and_figures() {
     let temporary = TempDir::new().unwrap();
     let frames = sensitivity(temporary.path());
-    let table =
-        |rows: OneOrMany, metric: &str| TableSettings { rows, metrics: vec![metric.into()], caption: None };
+    let table = |rows: OneOrMany, metric: &str| TableSettings {
+        metrics: vec![metric.into()],
+        ..TableSettings::of(rows)
+    };
     let figure =
         |x: &str, y: &str| FigureSettings { kind: FigureKind::Sensitivity, x: x.into(), y: y.into() };
     let many = OneOrMany::Many(vec!["tau".into(), "label_ratio".into()]);
@@ -416,14 +422,15 @@ fn equal_means_share_their_rank() {
             point
         })
         .collect();
-    let sweep = Sweep::new(&collect("ranks", &points, &[]).unwrap().points).unwrap();
-    let metrics = METRICS.map(String::from);
-    let request =
-        Request { slug: "ranks".into(), axes: vec![0], metrics: &metrics, caption: None, subject: "Results" };
-    let table = table::build(&sweep, &request).unwrap();
+    let frames = collect("ranks", &points, &[]).unwrap();
+    let sweep = Sweep::new(&frames.points).unwrap();
+    let cases = Cases::new(&frames.cases, &sweep).unwrap();
+    let settings = TableSettings::of(OneOrMany::One("train.batch".into()));
+    let request = Request { slug: "ranks".into(), settings: &settings, subject: "Results" };
+    let table = table::build(&sweep, &cases, &request).unwrap();
     let ranks = |column: usize| -> Vec<table::Rank> {
-        let rank = |row: &Vec<table::Cell>| match row[column] {
-            table::Cell::Value(_, rank) => rank,
+        let rank = |row: &table::Row| match &row.cells[column] {
+            table::Cell::Value(value) => value.rank,
             _ => panic!("a value is expected"),
         };
         table.rows.iter().map(rank).collect()

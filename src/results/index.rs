@@ -23,7 +23,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ModelRecord, PointRecord, Status, facts};
+use super::counts::Facts;
+use super::{ModelRecord, PointRecord, Status};
 use crate::plan::Plan;
 use crate::spec::Sweep;
 use crate::spec::report::ReportSettings;
@@ -58,7 +59,7 @@ pub struct Head {
     pub report: ReportSettings,
     /// The axes, in the order of the file.
     pub axes: Vec<String>,
-    /// The facts of most points, in order; see [`facts`].
+    /// The facts of most points, in order; see [`super::facts`].
     pub facts: Vec<(String, Value)>,
     /// The number of stages.
     pub stages: usize,
@@ -138,7 +139,9 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
         .first()
         .map(|point| point.axes.iter().map(|(name, _)| name).collect())
         .unwrap_or_default();
-    let common = plan.points.first().map(|point| facts(&point.settings)).unwrap_or_default();
+    let mut facts = Facts::new(&sweep.report);
+    let first = plan.points.first().map(|point| facts.of(&point.settings)).transpose()?;
+    let common = first.unwrap_or_default();
     let head = Head {
         sweep_index: VERSION,
         name: plan.name.clone(),
@@ -167,7 +170,7 @@ fn text_of(sweep: &Sweep, plan: &Plan) -> Result<String> {
     let mut seen: Option<(Vec<Value>, String)> = None;
     for point in &plan.points {
         let values: Vec<&Value> = point.axes.iter().map(|(_, value)| value).collect();
-        let own = facts(&point.settings);
+        let own = facts.of(&point.settings)?;
         let own = if own == common {
             String::new()
         } else {

@@ -21,14 +21,7 @@ pub fn schema() -> Value {
         json!({"enum": KEYS.iter().map(|key| key.path).chain(tables()).collect::<Vec<_>>()}),
     );
     let metrics = json!({"enum": super::report::METRICS});
-    let table = json!({
-        "type": "object", "additionalProperties": false, "required": ["rows"],
-        "properties": {
-            "rows": {"anyOf": [axes, {"type": "array", "items": axes}], "description": "The axes that make the rows"},
-            "metrics": {"type": "array", "items": metrics},
-            "caption": {"type": "string"},
-        },
-    });
+    let table = table(&axes);
     let figure = json!({
         "type": "object", "additionalProperties": false, "required": ["x"],
         "properties": {"kind": {"enum": ["sensitivity"]}, "x": axes, "y": metrics},
@@ -76,6 +69,38 @@ pub fn schema() -> Value {
         },
         "$defs": definitions,
     })
+}
+
+/// A table of the report.
+fn table(axes: &Value) -> Value {
+    use super::report::table::KEYS;
+    use super::report::{COUNTS, METRICS, VARIANTS};
+    let metrics = [&METRICS[..], &VARIANTS, &COUNTS].concat();
+    let flag = || json!({"type": "boolean"});
+    let of_axes = || json!({"type": "object"});
+    let properties = [
+        json!({"anyOf": [axes, {"type": "array", "items": axes}], "description": "The axes that make the rows"}),
+        described(json!({"type": "string"}), "The name of its files"),
+        json!({
+            "anyOf": [axes, {"type": "array", "items": axes}],
+            "description": "Rows form blocks by these axes, and are ranked and compared within them",
+        }),
+        json!({"type": "array", "items": {"enum": metrics}}),
+        described(json!({"type": "array", "items": {"type": "string"}}), "The classes that means are over"),
+        described(flag(), "Columns for each class"),
+        described(of_axes(), "Only the points whose axes have one of these values"),
+        described(of_axes(), "The row that others are compared with, by the values of its axes"),
+        described(flag(), "Columns with the difference to the row of `against`"),
+        described(flag(), "The 95 % bootstrap interval over patients in each cell"),
+        described(json!({"enum": ["zero", "diagonal"]}), "The distance where a prediction is empty"),
+        described(
+            json!({"enum": super::report::Published::WORDS}),
+            "Published values beside the measured ones",
+        ),
+        json!({"type": "string"}),
+    ];
+    let properties: Map<String, Value> = KEYS.map(String::from).into_iter().zip(properties).collect();
+    json!({"type": "object", "additionalProperties": false, "required": ["rows"], "properties": properties})
 }
 
 fn described(mut value: Value, text: &str) -> Value {

@@ -201,6 +201,17 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Sweep, Diagnostics> {
     Ok(sweep)
 }
 
+/// A YAML document as JSON: for the project's own data files, which are read as strictly as a sweep file.
+pub fn document(name: &str, text: &str) -> Result<Value, Diagnostics> {
+    let mut report = Reporter::default();
+    let source = report.source(name, text);
+    let root = yaml::parse(text, source, &mut report);
+    match root {
+        Some(root) if report.clean() => Ok(root.json()),
+        _ => Err(report.finish()),
+    }
+}
+
 /// A commented sweep file named `name`, to start from; nothing where that is no name for a folder.
 pub fn template(name: &str) -> Option<String> {
     written::is_name(name)

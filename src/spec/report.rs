@@ -6,6 +6,10 @@ use super::diagnostics::{Reporter, choice, did_you_mean};
 use super::written::text;
 use super::yaml::{Content, Name, Node, shorten};
 
+pub(super) mod table;
+
+pub use table::{Published, TableSettings};
+
 /// The `report` section of a sweep file. Where it is empty, the report chooses: one table over all axes but the seed,
 /// and a sensitivity plot for each numeric axis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,20 +27,6 @@ impl Default for ReportSettings {
     fn default() -> Self {
         Self { tables: vec![], figures: vec![], pictures: true }
     }
-}
-
-/// One table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableSettings {
-    /// The axes whose values make the rows; one name or several.
-    pub rows: OneOrMany,
-    /// Columns: `dice`, `jaccard`, `hd95`, `asd`.
-    #[serde(default = "all_metrics")]
-    pub metrics: Vec<String>,
-    /// Text over the table.
-    #[serde(default)]
-    pub caption: Option<String>,
 }
 
 /// One figure.
@@ -82,9 +72,15 @@ impl OneOrMany {
 /// The metrics of a case, in the order of the tables.
 pub const METRICS: [&str; 4] = ["dice", "jaccard", "hd95", "asd"];
 
-fn all_metrics() -> Vec<String> {
-    METRICS.map(String::from).to_vec()
-}
+/// What a point costs, counted from its settings: parameters that are trained, operations of a training step and of
+/// predicting a slice. Points have them where a table asks for one.
+pub const COUNTS: [&str; 3] = ["parameters", "step_gflops", "slice_gflops"];
+
+/// Settings that frames hold whether or not they are axes.
+pub const FACTS: [&str; 4] = ["preset", "data.name", "method", "label_ratio"];
+
+/// Other definitions of the distances, which a case has where `evaluate.variants` is set; see [`crate::metrics`].
+pub const VARIANTS: [&str; 6] = ["hd95_mm", "asd_mm", "hd95_max", "hd95_max_mm", "assd", "assd_mm"];
 
 /// Reads the section; `axes` are the sweep's.
 pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> ReportSettings {
@@ -92,7 +88,8 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Repor
     for (name, node) in entries("report", node, report) {
         match name.text.as_str() {
             "tables" => {
-                settings.tables = each("tables", node, report, |node, report| table(node, axes, report));
+                settings.tables =
+                    each("tables", node, report, |node, report| table::read(node, axes, report));
             }
             "figures" => {
                 settings.figures = each("figures", node, report, |node, report| figure(node, axes, report));
@@ -105,28 +102,6 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Repor
         }
     }
     settings
-}
-
-fn table(node: &Node, axes: &[String], report: &mut Reporter) -> Option<TableSettings> {
-    let (mut rows, mut metrics, mut caption) = (None, all_metrics(), None);
-    let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
-    for (name, node) in entries("table", node, report) {
-        match name.text.as_str() {
-            "rows" => {
-                rows = Some(match &node.content {
-                    Content::List(_) => OneOrMany::Many(words("rows", "an axis", node, &axes, report)),
-                    _ => OneOrMany::One(word("rows", "an axis", node, &axes, report).unwrap_or_default()),
-                });
-            }
-            "metrics" => metrics = words("metrics", "a metric", node, &METRICS, report),
-            "caption" => caption = text(node, "caption", report),
-            _ => unknown("table", name, &["rows", "metrics", "caption"], report),
-        }
-    }
-    if rows.is_none() {
-        missing("table", "rows", node, report);
-    }
-    Some(TableSettings { rows: rows?, metrics, caption })
 }
 
 fn figure(node: &Node, axes: &[String], report: &mut Reporter) -> Option<FigureSettings> {

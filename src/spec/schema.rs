@@ -130,7 +130,7 @@ const METHODS: Kind = Kind::Word(&[
 ]);
 
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 68] = [
+pub(super) static KEYS: [Key; 69] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
     key("data.name", Kind::Word(&["phantom", "acdc"])),
     key("data.root", Kind::Folder),
@@ -186,6 +186,7 @@ pub(super) static KEYS: [Key; 68] = [
     key("evaluate.split", Kind::Word(&["val", "test"])),
     key("evaluate.empty", Kind::Word(&["zero", "diagonal"])),
     key("evaluate.select", Kind::Word(&["best", "last"])),
+    key("evaluate.variants", Kind::Flag),
     key("consistency.weight", Kind::Number(Range::NotNegative)),
     key("consistency.ramp", PROBABILITY),
     key("consistency.delay", Kind::Count(count(0, STEPS))),

@@ -399,6 +399,10 @@ pub struct EvaluateSettings {
     pub empty: EmptyDistance,
     /// Which network is evaluated.
     pub select: Selection,
+    /// Whether distances are also written by their other definitions: in mm, larger of both directions, symmetric, and the
+    /// volume's diagonal.
+    #[serde(default)]
+    pub variants: bool,
 }
 
 /// The split that the tables report.
@@ -591,6 +595,7 @@ impl Settings {
                 split: EvaluateSplit::Test,
                 empty: EmptyDistance::Zero,
                 select: Selection::Best,
+                variants: false,
             },
             consistency: ConsistencySettings::default(),
             teacher: TeacherSettings::default(),

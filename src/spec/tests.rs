@@ -3,6 +3,7 @@
 mod language;
 mod mutated;
 mod refused;
+mod report;
 mod schema_file;
 
 use std::fs;

@@ -44,6 +44,22 @@ impl Node {
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
+    /// The value as JSON: unquoted numbers, truth values and nothing as such.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match &self.content {
+            _ if self.is_null() => serde_json::Value::Null,
+            Content::Text { text, plain } => {
+                let bare = plain.then(|| serde_json::from_str(text).ok()).flatten();
+                bare.unwrap_or_else(|| text.clone().into())
+            }
+            Content::List(items) => items.iter().map(Self::json).collect(),
+            Content::Map(entries) => {
+                entries.iter().map(|(name, node)| (name.text.clone(), node.json())).collect()
+            }
+            Content::Bad => serde_json::Value::Null,
+        }
+    }
+
     /// The value as a person would name it, short.
     pub(super) fn shown(&self) -> String {
         let text = match &self.content {

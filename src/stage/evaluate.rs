@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Context, Interrupted, SHAPES, StageSpec, settings};
 use crate::data::{Dataset, Split};
 use crate::methods::{self, CLASSES, Method, Needs, reads_features_at_test};
-use crate::metrics::{CaseMetrics, case_metrics};
+use crate::metrics::{CaseMetrics, UNIT, Variants, case_metrics, variants};
 use crate::nn::params::Params;
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::spec::stages::EvaluateStage;
@@ -31,6 +31,8 @@ struct Line<'a> {
     class: &'a str,
     #[serde(flatten)]
     metrics: CaseMetrics,
+    #[serde(flatten)]
+    variants: Option<Variants>,
 }
 
 /// The checkpoint.
@@ -88,12 +90,14 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
         }
         let labels = predictor.volume(data.image(index), case.shape)?;
         for class in 1..CLASSES {
-            let unit = [1.0; 3];
-            let metrics =
-                case_metrics(&labels, data.label(index), case.shape, class as u8, unit, evaluate.empty);
+            let (truth, shape, empty) = (data.label(index), case.shape, evaluate.empty);
+            let metrics = case_metrics(&labels, truth, shape, class as u8, UNIT, empty);
+            let spacing = case.spacing.map(|spacing| spacing.map(f64::from));
+            let variants =
+                evaluate.variants.then(|| variants(&labels, truth, shape, class as u8, spacing, empty));
             done.dice += metrics.dice;
-            let line =
-                Line { case: &case.name, patient: &case.patient, class: data.classes()[class], metrics };
+            let class = data.classes()[class];
+            let line = Line { case: &case.name, patient: &case.patient, class, metrics, variants };
             done.lines.push_str(&serde_json::to_string(&line)?);
             done.lines.push('\n');
         }

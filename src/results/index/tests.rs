@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::results::facts;
 use crate::spec::load;
 
 const SWEEP: &str = "

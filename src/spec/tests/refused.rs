@@ -263,7 +263,7 @@ report:
     error: a.yaml:5:19: `rows: dic` is not an axis: expected `dfm` or `seed`
       5 |     - rows: [dmf, dic]
         |                   ^^^
-    error: a.yaml:6:23: `metrics: hd59` is not a metric: expected `dice`, `jaccard`, `hd95` or `asd`
+    error: a.yaml:6:23: `metrics: hd59` is not a metric: expected `dice`, `jaccard`, `hd95`, `asd`, `hd95_mm`, `asd_mm`, `hd95_max`, `hd95_max_mm`, `assd`, `assd_mm`, `parameters`, `step_gflops` or `slice_gflops`
       6 |       metrics: [dice, hd59]
         |                       ^^^^ did you mean `hd95`?
     error: a.yaml:7:7: a table needs `rows`

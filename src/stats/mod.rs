@@ -1,4 +1,20 @@
-//! Means, spreads and intervals over the seeds of one configuration.
+//! Means, spreads, intervals and tests.
+//!
+//! | what | over | here | equal to |
+//! |---|---|---|---|
+//! | mean, sample SD, Student's interval | seeds | [`Summary`] | NumPy, `scipy.stats.t.interval` |
+//! | 95 % percentile bootstrap | patients | [`Resamples`] | `scipy.stats.bootstrap(method="percentile")` |
+//! | paired signed-rank test | patients | [`signed_rank`] | `scipy.stats.wilcoxon` |
+//! | step-down correction | comparisons | [`holm`] | statsmodels' `multipletests(method="holm")` |
+//! | ranks of several methods | patients | [`friedman`] | `scipy.stats.friedmanchisquare` |
+//!
+//! All of them agree with SciPy 1.17.1 and statsmodels 0.15.0 to 1e-9 (`scripts/fixtures_stats.py`).
+
+mod bootstrap;
+mod rank;
+
+pub use bootstrap::{RESAMPLES, Resamples};
+pub use rank::{Friedman, Method, SignedRank, friedman, holm, ranks, signed_rank};
 
 /// Mean, sample standard deviation and 95 % interval of the mean of a handful of values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +40,16 @@ impl Summary {
         });
         Some(Self { n: values.len(), mean, sd, interval })
     }
+}
+
+/// The `q`-quantile, 0 ≤ q ≤ 1, of `values` (not empty; reordered), interpolated linearly as NumPy's `percentile` does.
+pub fn quantile(values: &mut [f64], q: f64) -> f64 {
+    let position = (values.len() - 1) as f64 * q;
+    let (index, t) = (position.floor() as usize, position.fract());
+    let (_, &mut low, above) = values.select_nth_unstable_by(index, f64::total_cmp);
+    let high = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
+    // NumPy's `_lerp`: from the nearer end, so that both ends are met exactly.
+    if t < 0.5 { low + (high - low) * t } else { high - (high - low) * (1.0 - t) }
 }
 
 /// The arithmetic mean; `None` of nothing.
@@ -72,44 +98,4 @@ fn t_quantile_two_sided(probability: f64, freedom: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_scipys() {
-        // scipy.stats.t.ppf(0.975, n), SciPy 1.17.1
-        for (freedom, expected) in [
-            (1, 12.706_204_736_174_7),
-            (2, 4.302_652_729_749_46),
-            (3, 3.182_446_305_283_71),
-            (4, 2.776_445_105_197_79),
-            (5, 2.570_581_835_636_31),
-            (9, 2.262_157_162_798_2),
-            (10, 2.228_138_851_986_27),
-            (30, 2.042_272_456_301_24),
-            (99, 1.984_216_951_586_42),
-        ] {
-            let got = t_quantile_two_sided(0.95, freedom);
-            assert!((got - expected).abs() < 1e-11 * expected, "{freedom} degrees of freedom: {got}");
-        }
-    }
-
-    #[test]
-    fn summaries_are_numpys_and_scipys() {
-        // numpy.mean, numpy.std(ddof=1), scipy.stats.t.interval(0.95, n-1, mean, sem)
-        let summary = Summary::of(&[0.8125, 0.8471, 0.7904, 0.8333, 0.8019]).expect("five values");
-        let (low, high) = summary.interval.expect("five values");
-        let got = [summary.mean, summary.sd.expect("five values"), low, high];
-        let expected = [0.81704, 0.023_062_480_352_295_2, 0.788_404_148_437_274, 0.845_675_851_562_727];
-        for (ours, theirs) in got.into_iter().zip(expected) {
-            assert!((ours - theirs).abs() < 1e-12, "{got:?}");
-        }
-    }
-
-    #[test]
-    fn few_values_have_no_spread() {
-        assert_eq!(Summary::of(&[]), None);
-        assert_eq!(Summary::of(&[3.0]), Some(Summary { n: 1, mean: 3.0, sd: None, interval: None }));
-        assert_eq!(sample_sd(&[2.0, 2.0]), Some(0.0));
-    }
-}
+mod tests;
