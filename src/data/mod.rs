@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::spec::settings::{DataName, DataSettings};
 
 pub mod augment;
+pub mod nifti;
 mod acdc;
 mod file;
 mod phantom;
