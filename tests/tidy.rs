@@ -10,10 +10,13 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("bench", &["cost", "data", "diffusion", "methods", "nn", "ops", "train"]),
     (
         "cli",
-        &["bench", "cost", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage", "store"],
+        &[
+            "bench", "cost", "data", "exec", "methods", "ops", "plan", "report", "results", "spec", "stage",
+            "store",
+        ],
     ),
     ("cost", &["diffusion", "methods", "stage"]),
-    ("data", &["store"]),
+    ("data", &["ops", "spec", "store"]),
     ("diffusion", &["nn", "ops"]),
     ("exec", &["plan", "stage", "store"]),
     ("methods", &["diffusion", "nn", "ops"]),

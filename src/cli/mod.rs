@@ -6,6 +6,7 @@ mod bench;
 mod cancel;
 mod completions;
 mod damage;
+mod data;
 mod doctor;
 mod gc;
 mod init;
@@ -72,6 +73,7 @@ enum Command {
     Cancel(cancel::Args),
     Report(report::Args),
     Methods(methods::Args),
+    Data(data::Args),
     Rerun(rerun::Args),
     Gc(gc::Args),
     Doctor(doctor::Args),
@@ -148,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Methods(args) => methods::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),
         Command::Rerun(args) => rerun::run(&args),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::train::model;
 use super::{Context, Interrupted, SHAPES, StageSpec, settings};
 use crate::data::{Dataset, Split};
-use crate::methods::{self, CLASSES, Needs, reads_features_at_test};
+use crate::methods::{self, Needs, reads_features_at_test};
 use crate::metrics::{CaseMetrics, case_metrics};
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::spec::stages::EvaluateStage;
@@ -97,13 +97,12 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
             return Err(Interrupted.into());
         }
         let labels = predictor.volume(data.image(index), case.shape)?;
-        for class in 1..CLASSES {
+        for (class, name) in data.classes().iter().enumerate().skip(1) {
             let unit = [1.0; 3];
             let metrics =
                 case_metrics(&labels, data.label(index), case.shape, class as u8, unit, evaluate.empty);
             done.dice += metrics.dice;
-            let line =
-                Line { case: &case.name, patient: &case.patient, class: data.classes()[class], metrics };
+            let line = Line { case: &case.name, patient: &case.patient, class: name, metrics };
             done.lines.push_str(&serde_json::to_string(&line)?);
             done.lines.push('\n');
         }
@@ -113,7 +112,7 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     }
     files::write_unsynced(&context.dir.join(CASES), done.lines.as_bytes())?;
     let dice = done.dice;
-    let mean = dice / (total * (CLASSES - 1)).max(1) as f64;
+    let mean = dice / (total * (data.classes().len() - 1)).max(1) as f64;
     Ok(json!({ "cases": total, "dice": mean, "split": evaluate.split }))
 }
 
