@@ -67,7 +67,9 @@ impl Facts {
         // Slices of a volume in each split, pixels of a slice.
         let (slices, pixels) = match name {
             DataName::Phantom => ([8.9; 3], 13_600.0),
-            DataName::Acdc => ([9.371, 10.5, 9.5], 53_656.0),
+            DataName::Acdc | DataName::Own => ([9.371, 10.5, 9.5], 53_656.0),
+            // The median volume of the labelled training cases: 11 slices of 256².
+            DataName::Mnms => ([11.0; 3], 65_536.0),
         };
         let train = (2 * train_patients).min(volumes);
         let val = (volumes - train).div_ceil(3);

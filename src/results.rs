@@ -25,7 +25,7 @@ use polars::prelude::{Column, CsvWriter, DataFrame, ParquetReader, ParquetWriter
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::spec::settings::Settings;
+use crate::spec::settings::{EvaluateSplit, Selection, Settings};
 use crate::stats;
 use crate::store::files;
 use columns::Builder;
@@ -82,9 +82,17 @@ pub struct PointRecord {
     pub evaluate: Option<PathBuf>,
 }
 
+/// What `evaluate.select` is in [`facts`] where the test patients chose the network (`train.selection: test`).
+pub const TEST_SELECTED: &str = "best_on_test";
+
 /// The settings that every report names, because a number means little without them, by their dotted paths.
 pub fn facts(settings: &Settings) -> Vec<(String, Value)> {
-    let Settings { preset, data, method, label_ratio, evaluate, .. } = settings;
+    let Settings { preset, data, method, label_ratio, evaluate, train, .. } = settings;
+    // The best of many looks at the test is no result: it goes by a name of its own.
+    let select = match (evaluate.select, train.selection) {
+        (Selection::Best, EvaluateSplit::Test) => Ok(TEST_SELECTED.into()),
+        (select, _) => serde_json::to_value(select),
+    };
     let facts = [
         ("preset", serde_json::to_value(preset)),
         ("data.name", serde_json::to_value(data.name)),
@@ -92,7 +100,7 @@ pub fn facts(settings: &Settings) -> Vec<(String, Value)> {
         ("label_ratio", serde_json::to_value(label_ratio)),
         ("evaluate.split", serde_json::to_value(evaluate.split)),
         ("evaluate.empty", serde_json::to_value(evaluate.empty)),
-        ("evaluate.select", serde_json::to_value(evaluate.select)),
+        ("evaluate.select", select),
     ];
     facts.into_iter().filter_map(|(path, value)| Some((path.to_owned(), value.ok()?))).collect()
 }

@@ -11,12 +11,12 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "bench", "cost", "exec", "interop", "methods", "ops", "plan", "report", "results", "spec",
+            "bench", "cost", "data", "exec", "interop", "methods", "ops", "plan", "report", "results", "spec",
             "stage", "store",
         ],
     ),
     ("cost", &["diffusion", "methods", "stage"]),
-    ("data", &["store"]),
+    ("data", &["ops", "spec", "store"]),
     ("diffusion", &["nn", "ops"]),
     ("exec", &["plan", "stage", "store"]),
     (

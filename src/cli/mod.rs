@@ -6,6 +6,7 @@ mod bench;
 mod cancel;
 mod completions;
 mod damage;
+mod data;
 mod doctor;
 mod evaluate;
 mod gc;
@@ -77,6 +78,7 @@ enum Command {
     Report(report::Args),
     Tables(tables::Args),
     Methods(methods::Args),
+    Data(data::Args),
     Rerun(rerun::Args),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
@@ -158,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Tables(args) => tables::run(&args),
         Command::Methods(args) => methods::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),
         Command::Rerun(args) => rerun::run(&args),

@@ -11,7 +11,8 @@ use crate::report;
 use crate::results::index::Index;
 use crate::results::{self, Status};
 use crate::spec::report::ReportSettings;
-use crate::spec::{self, Sweep};
+use crate::spec::settings::EvaluateSplit;
+use crate::spec::{self, About, Complaint, Sweep, SweepPoint};
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store, files};
 
@@ -24,6 +25,9 @@ pub(super) struct SweepArgs {
     /// values makes it an axis: `seed=[0,1]`, `blocks=[[2],[2,4]]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) sets: Vec<String>,
+    /// Takes a sweep whose networks are chosen by the test patients (`train.selection: test`); every table says so
+    #[arg(long)]
+    pub(super) allow_test_selection: bool,
     /// Where finished stages are kept; sweeps share them there
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub(super) store: PathBuf,
@@ -70,6 +74,9 @@ impl SweepArgs {
         for note in &sweep.notes {
             tell(&format!("note: {note}"));
         }
+        if !self.allow_test_selection {
+            refuse_test_selection(&sweep)?;
+        }
         let plan = Plan::new(&sweep).or_bad_input()?;
         Ok((sweep, plan))
     }
@@ -81,6 +88,19 @@ impl SweepArgs {
         let part = part.only.as_ref().map(select).transpose().or_bad_input()?;
         Ok(Planned { sweep, whole, part })
     }
+}
+
+/// The best of many looks at the test patients is not what they would say of a new network: nobody gets it unasked.
+fn refuse_test_selection(sweep: &Sweep) -> Result<()> {
+    let chosen = |point: &SweepPoint| point.settings.train.selection == EvaluateSplit::Test;
+    let Some(at) = sweep.points.iter().position(chosen) else { return Ok(()) };
+    let complaint = Complaint {
+        about: About::Point(at, vec!["train.selection".into()]),
+        message: "`train.selection: test` chooses networks by the test patients, which flatters every number"
+            .into(),
+        help: Some("`--allow-test-selection` does it nevertheless, and every table says so".into()),
+    };
+    Err(sweep.refuse(vec![complaint]).into()).or_bad_input()
 }
 
 /// The folders of one sweep's outcome.

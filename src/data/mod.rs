@@ -3,24 +3,38 @@
 //! [`inspect`] looks at a data set cheaply and names its content; [`prepare`] reads or generates all of it, checked;
 //! [`Dataset::save`] and [`Dataset::open`] carry it between stages.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::map::Mapped;
 use crate::spec::settings::{DataName, DataSettings};
 
 pub mod augment;
 pub mod nifti;
 mod acdc;
+mod array;
 mod file;
+pub mod layout;
+mod lists;
+mod mnms;
+pub mod nifti;
+mod own;
 mod phantom;
+mod source;
+mod split;
+pub mod survey;
+mod table;
+mod voxels;
 
 pub use augment::{CutMix, Geometry, Strong, quantise, zoom_nearest};
 
-/// Number of classes, the background included.
+/// Most classes of a data set, the background included: the outputs of the networks.
 pub const CLASSES: usize = 4;
 
-/// Names of the classes, by label.
+/// Names of the classes of ACDC and M&Ms, by label.
 pub const CLASS_NAMES: [&str; CLASSES] = ["background", "RV", "Myo", "LV"];
 
 /// Which part of a data set a case belongs to. Patients never cross parts.
@@ -62,6 +76,18 @@ pub struct Case {
     pub shape: [usize; 3],
     /// Distance of neighbouring slices, rows and columns in mm, where the source tells it.
     pub spacing: Option<[f32; 3]>,
+    /// Whether it has a label; only training cases may have none, whose label is background throughout.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub labelled: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl Case {
@@ -90,7 +116,7 @@ pub struct SliceRef {
 pub struct Slice<'a> {
     /// Intensities in `[0, 1]`, row by row.
     pub image: &'a [f32],
-    /// Labels 0–3, row by row.
+    /// Labels by class, row by row.
     pub label: &'a [u8],
     /// Rows.
     pub height: usize,
@@ -98,14 +124,73 @@ pub struct Slice<'a> {
     pub width: usize,
 }
 
-/// A data set in memory: every volume at its native size, checked.
-#[derive(Clone, Debug, PartialEq)]
+/// A data set: every volume at its native size, checked; in memory or mapped from the files of a prepare stage.
+#[derive(Clone, Debug)]
 pub struct Dataset {
     content: String,
+    classes: Vec<String>,
     cases: Vec<Case>,
-    images: Vec<Vec<f32>>,
-    labels: Vec<Vec<u8>>,
+    voxels: Arc<Voxels>,
     train_slices: Vec<SliceRef>,
+    /// How the split was drawn, where it was.
+    rule: Option<String>,
+}
+
+/// Images and labels of all cases.
+#[derive(Debug)]
+enum Voxels {
+    Read(Vec<(Vec<f32>, Vec<u8>)>),
+    /// With where each case begins, and the end of the last.
+    Mapped {
+        images: Mapped,
+        labels: Mapped,
+        starts: Vec<usize>,
+    },
+}
+
+impl Voxels {
+    /// Of two files, mapped where the machine's numbers are those of the file.
+    fn new(images: Mapped, labels: Mapped, starts: Vec<usize>) -> Self {
+        if images.floats().is_some() {
+            return Self::Mapped { images, labels, starts };
+        }
+        let case = |range: &[usize]| {
+            let bytes = &images.bytes()[4 * range[0]..4 * range[1]];
+            let image = bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect();
+            (image, labels.bytes()[range[0]..range[1]].to_vec())
+        };
+        Self::Read(starts.windows(2).map(case).collect())
+    }
+
+    fn image(&self, case: usize) -> &[f32] {
+        match self {
+            Self::Read(all) => &all[case].0,
+            Self::Mapped { images, starts, .. } => {
+                &images.floats().unwrap_or_default()[starts[case]..starts[case + 1]]
+            }
+        }
+    }
+
+    fn label(&self, case: usize) -> &[u8] {
+        match self {
+            Self::Read(all) => &all[case].1,
+            Self::Mapped { labels, starts, .. } => &labels.bytes()[starts[case]..starts[case + 1]],
+        }
+    }
+}
+
+impl PartialEq for Dataset {
+    fn eq(&self, other: &Self) -> bool {
+        let same = (&self.content, &self.classes, &self.cases, &self.train_slices, &self.rule)
+            == (&other.content, &other.classes, &other.cases, &other.train_slices, &other.rule);
+        same && (0..self.cases.len())
+            .all(|case| self.image(case) == other.image(case) && self.label(case) == other.label(case))
+    }
+}
+
+/// The classes of ACDC and M&Ms.
+fn standard_classes() -> Vec<String> {
+    CLASS_NAMES.iter().map(|&name| name.to_owned()).collect()
 }
 
 /// What can be known of a data set without reading its volumes.
@@ -114,7 +199,7 @@ pub struct Inspection {
     /// Hash of what decides the content: lists, file names, sizes, heads and tails; or the phantom's settings and
     /// generator version. 32 hexadecimal digits.
     pub content: String,
-    /// Patients of the training split.
+    /// Patients of the training split that have labels.
     pub train_patients: usize,
     /// Volumes of all splits.
     pub volumes: usize,
@@ -122,25 +207,23 @@ pub struct Inspection {
 
 impl Dataset {
     /// Puts a data set together from volumes of (case, image, label) and the training slices in list order.
-    fn new(content: String, volumes: Vec<Volume>, train_slices: Vec<SliceRef>) -> Self {
-        let mut data = Self {
-            content,
-            cases: Vec::with_capacity(volumes.len()),
-            images: Vec::with_capacity(volumes.len()),
-            labels: Vec::with_capacity(volumes.len()),
-            train_slices,
-        };
-        for Volume { case, image, label } in volumes {
-            data.cases.push(case);
-            data.images.push(image);
-            data.labels.push(label);
+    fn new(content: String, classes: Vec<String>, volumes: Vec<Volume>, train_slices: Vec<SliceRef>) -> Self {
+        let (mut cases, mut voxels) = (Vec::with_capacity(volumes.len()), Vec::with_capacity(volumes.len()));
+        for Volume { case, image, label, .. } in volumes {
+            cases.push(case);
+            voxels.push((image, label));
         }
-        data
+        Self { content, classes, cases, voxels: Voxels::Read(voxels).into(), train_slices, rule: None }
     }
 
-    /// The class names by label: background, RV, Myo, LV.
-    pub const fn classes(&self) -> &'static [&'static str; CLASSES] {
-        &CLASS_NAMES
+    /// With how its split was drawn, which is then written down beside it.
+    fn with_rule(self, rule: Option<String>) -> Self {
+        Self { rule, ..self }
+    }
+
+    /// The class names by label, the background first: at most [`CLASSES`].
+    pub fn classes(&self) -> &[String] {
+        &self.classes
     }
 
     /// The hash that names the content, as [`Inspection::content`].
@@ -160,12 +243,12 @@ impl Dataset {
 
     /// The intensities of a case in `[0, 1]`, (slices, rows, columns) row-major.
     pub fn image(&self, case: usize) -> &[f32] {
-        &self.images[case]
+        self.voxels.image(case)
     }
 
     /// The labels 0–3 of a case, (slices, rows, columns) row-major.
     pub fn label(&self, case: usize) -> &[u8] {
-        &self.labels[case]
+        self.voxels.label(case)
     }
 
     /// One slice.
@@ -173,7 +256,7 @@ impl Dataset {
         let case = slice.case as usize;
         let [_, height, width] = self.cases[case].shape;
         let range = slice.z as usize * height * width..(slice.z as usize + 1) * height * width;
-        Slice { image: &self.images[case][range.clone()], label: &self.labels[case][range], height, width }
+        Slice { image: &self.image(case)[range.clone()], label: &self.label(case)[range], height, width }
     }
 
     /// The training slices in list order. The slices of one patient stand together, so that whole patients are
@@ -182,13 +265,13 @@ impl Dataset {
         &self.train_slices
     }
 
-    /// Patients of the training slices.
+    /// Patients of the training slices that have labels.
     pub fn train_patients(&self) -> usize {
         let mut count = 0;
         let mut last = None;
         for slice in &self.train_slices {
-            let patient = self.cases[slice.case as usize].patient.as_str();
-            if last != Some(patient) {
+            let Case { patient, labelled, .. } = &self.cases[slice.case as usize];
+            if *labelled && last != Some(patient) {
                 count += 1;
                 last = Some(patient);
             }
@@ -208,7 +291,7 @@ impl Dataset {
         let mut seen = 0;
         let mut last = None;
         for (index, slice) in self.train_slices.iter().enumerate() {
-            let patient = self.cases[slice.case as usize].patient.as_str();
+            let patient = &self.cases[slice.case as usize].patient;
             if last != Some(patient) {
                 if seen == patients {
                     return Ok(self.train_slices.split_at(index));
@@ -226,6 +309,8 @@ struct Volume {
     case: Case,
     image: Vec<f32>,
     label: Vec<u8>,
+    /// Least and largest intensity, as stored.
+    range: [f32; 2],
 }
 
 /// Looks at a data set without reading its volumes, in well under a second. Finds what can be found that cheaply: a
@@ -233,7 +318,7 @@ struct Volume {
 pub fn inspect(settings: &DataSettings) -> Result<Inspection> {
     match settings.name {
         DataName::Phantom => phantom::inspect(settings),
-        DataName::Acdc => acdc::inspect(&settings.root),
+        _ => source(settings)?.inspection(),
     }
 }
 
@@ -245,7 +330,18 @@ pub type Told<'a> = dyn Fn(usize, usize) -> Result<()> + 'a;
 pub fn prepare(settings: &DataSettings, progress: &Told<'_>) -> Result<Dataset> {
     match settings.name {
         DataName::Phantom => phantom::generate(settings, progress),
-        DataName::Acdc => acdc::load(&settings.root, progress),
+        _ => source(settings)?.load(progress),
+    }
+}
+
+/// Finds the volumes of a data set on disk, their splits, and what is wrong with it.
+fn source(settings: &DataSettings) -> Result<source::Source> {
+    let DataSettings { name, root, seed, unlabelled, .. } = settings;
+    match name {
+        DataName::Phantom => bail!("the phantom is generated: it lies in no folder"),
+        DataName::Acdc => acdc::open(root),
+        DataName::Mnms => mnms::open(root, *seed, *unlabelled),
+        DataName::Own => own::open(root, *seed, *unlabelled),
     }
 }
 

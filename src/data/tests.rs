@@ -10,7 +10,7 @@ use super::*;
 
 /// Settings of the smallest phantom.
 fn settings() -> DataSettings {
-    DataSettings { name: DataName::Phantom, root: "".into(), patients: 10, seed: 3 }
+    DataSettings { name: DataName::Phantom, root: "".into(), patients: 10, seed: 3, unlabelled: false }
 }
 
 /// The smallest phantom, generated once for all tests.

@@ -26,6 +26,7 @@ mod consistency;
 mod conv;
 mod elementwise;
 mod loss;
+pub mod map;
 mod math;
 mod matmul;
 mod memory;

@@ -31,10 +31,11 @@ use crate::store::key::{Key, canonical};
 /// stand in the settings of all stages that have them. Entries stay forever.
 pub(super) fn later() -> Value {
     json!({
+        "data": { "unlabelled": false },
         "diffusion": { "pixels": "signed" },
         "features": { "aligned": true },
         "mcsd": { "feature_dropout": false },
-        "train": { "lr_lag": 0 },
+        "train": { "lr_lag": 0, "selection": "val" },
         "evaluate": { "variants": false },
         "consistency": { "weight": 0.1, "ramp": 1.0, "delay": 0 },
         "teacher": { "ema": 0.99, "warm_up": true, "buffers": false },
@@ -315,7 +316,7 @@ impl<'a> Builder<'a> {
             Err(error) => {
                 let what = match data.name {
                     DataName::Phantom => "the phantom".to_owned(),
-                    DataName::Acdc => format!("data set `acdc` at `{}`", data.root.display()),
+                    name => format!("data set `{}` at `{}`", name.name(), data.root.display()),
                 };
                 let about = About::Point(i, vec!["data.root".to_owned(), "data.name".to_owned()]);
                 self.complaints.push(Complaint { about, message: format!("{what}: {error:#}"), help: None });
@@ -324,7 +325,7 @@ impl<'a> Builder<'a> {
             }
         };
         let settings = json!(PrepareSettings::new(data, found.content.clone()));
-        let root = if data.name == DataName::Acdc { absolute(&data.root) } else { "".into() };
+        let root = if data.name == DataName::Phantom { "".into() } else { absolute(&data.root) };
         let local = json!(PrepareLocal { root });
         let spec = StageSpec { kind: StageKind::Prepare, settings, local, parents: vec![] };
         let stage = self.stage(spec, |_| Labels::prepare(data), None);

@@ -14,7 +14,9 @@ pub(super) type Idle = (&'static [&'static str], &'static str);
 /// Never read by a training: the data come as a parent, the label ratio as a number of patients.
 const ELSEWHERE: Idle = (&["preset", "data", "evaluate"], "");
 const FOLDER: Idle = (&["data.root"], "the folder of the data is no part of a result, its content is");
-const PHANTOM: Idle = (&["data.patients", "data.seed"], "only the phantom is generated");
+const PATIENTS: Idle = (&["data.patients"], "only the phantom is generated");
+const SPLIT: Idle = (&["data.seed"], "the published lists of ACDC leave nothing to draw");
+const UNLABELLED: Idle = (&["data.unlabelled"], "only M&Ms and own sets have patients without labels");
 const DIFFUSION: Idle =
     (&["diffusion"], "only features from the diffusion model depend on it, and nothing reads them");
 const SUPERVISED: Idle = (
@@ -81,7 +83,10 @@ pub(super) fn idle_reason(settings: &Settings, path: &str) -> Option<&'static st
         idle.retain(|(paths, _)| *paths != DIFFUSION.0);
     }
     idle.push(FOLDER);
-    idle.extend((settings.data.name != DataName::Phantom).then_some(PHANTOM));
+    let name = settings.data.name;
+    idle.extend((name != DataName::Phantom).then_some(PATIENTS));
+    idle.extend((name == DataName::Acdc).then_some(SPLIT));
+    idle.extend((!name.draws_split()).then_some(UNLABELLED));
     let covers =
         |part: &&str| path == *part || path.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'));
     idle.iter().find(|(paths, _)| paths.iter().any(covers)).map(|(_, why)| *why)

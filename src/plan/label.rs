@@ -69,9 +69,12 @@ impl<'a> Labels<'a> {
     /// `prepare phantom 40 patients`
     pub(super) fn prepare(data: &DataSettings) -> String {
         match data.name {
-            DataName::Acdc => "prepare acdc".into(),
             DataName::Phantom if data.seed == 0 => format!("prepare phantom {} patients", data.patients),
             DataName::Phantom => format!("prepare phantom {} patients seed={}", data.patients, data.seed),
+            name if name.draws_split() && data.seed != 0 => {
+                format!("prepare {} seed={}", name.name(), data.seed)
+            }
+            name => format!("prepare {}", name.name()),
         }
     }
 
@@ -131,8 +134,5 @@ impl<'a> Labels<'a> {
 }
 
 const fn name(data: &DataSettings) -> &'static str {
-    match data.name {
-        DataName::Phantom => "phantom",
-        DataName::Acdc => "acdc",
-    }
+    data.name.name()
 }

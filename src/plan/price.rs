@@ -143,6 +143,10 @@ fn facts(data: &DataSettings) -> Facts {
         }
         // SSL4MIS: 100 patients with two volumes each, 70 of them for training.
         DataName::Acdc => Facts::expected(data.name, 70, 200),
+        // The open release: 320 patients with labels, split 7:2:1.
+        DataName::Mnms => Facts::expected(data.name, 224, 640),
+        // Nothing is known of it: as ACDC.
+        DataName::Own => Facts::expected(data.name, 70, 200),
     }
 }
 

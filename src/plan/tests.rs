@@ -23,6 +23,7 @@ fn inspect(data: &DataSettings) -> anyhow::Result<Inspected> {
     Ok(match data.name {
         DataName::Acdc => Inspected { content: "acdc".into(), train_patients: 70 },
         DataName::Phantom => Inspected { content: "phantom".into(), train_patients: data.patients * 7 / 10 },
+        name => Inspected { content: name.name().into(), train_patients: 224 },
     })
 }
 
@@ -89,7 +90,8 @@ fn the_quickstart_shares_data_model_and_features() {
 #[test]
 fn reading_a_file_counts_the_phantoms_patients_as_the_data_do() {
     for patients in (10..=120).chain([500, 1999, 2000]) {
-        let data = DataSettings { name: DataName::Phantom, root: "".into(), patients, seed: 0 };
+        let data =
+            DataSettings { name: DataName::Phantom, root: "".into(), patients, seed: 0, unlabelled: false };
         let found = crate::data::inspect(&data).unwrap();
         assert_eq!(phantom_train_patients(patients), found.train_patients, "{patients}");
     }

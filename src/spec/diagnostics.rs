@@ -10,15 +10,15 @@ const WIDTH: usize = 100;
 
 /// A place in one of the sources: the sweep file or one `--set` argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Index of the source.
-    pub(super) source: usize,
+    pub(crate) source: usize,
     /// Line, from 1.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// Column in characters, from 1.
-    pub(super) column: usize,
+    pub(crate) column: usize,
     /// Characters on that line, at least 1.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 /// One error.
@@ -47,7 +47,7 @@ pub struct Diagnostics {
 
 impl Diagnostics {
     /// One error about a file as a whole.
-    pub(super) fn of_file(file: &str, message: String, help: Option<String>) -> Self {
+    pub(crate) fn of_file(file: &str, message: String, help: Option<String>) -> Self {
         let item = Diagnostic { file: file.into(), line: 0, column: 0, message, help, excerpt: None };
         Self { items: vec![item] }
     }
@@ -94,23 +94,23 @@ fn window(line: &str, column: usize) -> (String, usize) {
 
 /// Collects errors and notes while a sweep file is read.
 #[derive(Debug, Default)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     sources: Vec<(String, String)>,
     errors: Vec<(Place, String, Option<String>)>,
     seen: HashSet<(Place, String)>,
     /// What a person should know and nobody must change.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Reporter {
     /// Takes in a source and gives its index.
-    pub(super) fn source(&mut self, name: &str, text: &str) -> usize {
+    pub(crate) fn source(&mut self, name: &str, text: &str) -> usize {
         self.sources.push((name.into(), text.into()));
         self.sources.len() - 1
     }
 
     /// Reports an error; the same one twice counts once.
-    pub(super) fn error(&mut self, place: Place, message: impl Into<String>, help: Option<String>) {
+    pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, help: Option<String>) {
         let message = message.into();
         if self.seen.insert((place, message.clone())) {
             self.errors.push((place, message, help));
@@ -118,33 +118,33 @@ impl Reporter {
     }
 
     /// Reports something that nobody must change.
-    pub(super) fn note(&mut self, place: Place, message: &str) {
+    pub(crate) fn note(&mut self, place: Place, message: &str) {
         let name = &self.sources[place.source].0;
         self.notes.push(format!("{name}:{}:{}: {message}", place.line, place.column));
     }
 
     /// Whether there is no error.
-    pub(super) fn clean(&self) -> bool {
+    pub(crate) fn clean(&self) -> bool {
         self.errors.is_empty()
     }
 
     /// Errors so far; large numbers mean that looking further is of no use.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.errors.len()
     }
 
     /// `file:line` of a place.
-    pub(super) fn line(&self, place: Place) -> String {
+    pub(crate) fn line(&self, place: Place) -> String {
         format!("{}:{}", self.sources[place.source].0, place.line)
     }
 
     /// The sources by name and text, and the notes.
-    pub(super) fn into_sources(self) -> (Vec<(String, String)>, Vec<String>) {
+    pub(crate) fn into_sources(self) -> (Vec<(String, String)>, Vec<String>) {
         (self.sources, self.notes)
     }
 
     /// All errors in the order of the sources.
-    pub(super) fn finish(mut self) -> Diagnostics {
+    pub(crate) fn finish(mut self) -> Diagnostics {
         self.errors.sort();
         let Self { sources, errors, .. } = self;
         let lines: Vec<Vec<&str>> = sources.iter().map(|(_, text)| text.lines().collect()).collect();
@@ -159,7 +159,7 @@ impl Reporter {
 }
 
 /// `did you mean …?` with the nearest of `words`, where one is near enough.
-pub(super) fn did_you_mean<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn did_you_mean<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
     nearest(word, words).map(|near| format!("did you mean `{near}`?"))
 }
 
@@ -193,7 +193,7 @@ fn distance(a: &[char], b: &[char]) -> usize {
 }
 
 /// `a`, `b` or `c`: the words of a choice.
-pub(super) fn choice(words: &[&str]) -> String {
+pub(crate) fn choice(words: &[&str]) -> String {
     match words {
         [] => String::new(),
         [one] => format!("`{one}`"),

@@ -27,7 +27,7 @@ pub mod validate;
 
 mod axes;
 mod axis;
-mod diagnostics;
+pub(crate) mod diagnostics;
 mod exclude;
 mod expand;
 mod extends;
@@ -38,7 +38,7 @@ mod sets;
 #[cfg(test)]
 mod tests;
 mod written;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -226,7 +226,7 @@ fn unread_root(points: &[SweepPoint]) -> Option<String> {
     };
     let root = &points.iter().find(data)?.settings.data.root;
     Some(format!(
-        "data.root `{}` is not read: data.name is phantom (--set data.name=acdc reads it)",
+        "data.root `{}` is not read: data.name is phantom (--set data.name=acdc, mnms or own reads it)",
         root.display()
     ))
 }

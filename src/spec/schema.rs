@@ -130,12 +130,13 @@ const METHODS: Kind = Kind::Word(&[
 ]);
 
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 69] = [
+pub(super) static KEYS: [Key; 71] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
-    key("data.name", Kind::Word(&["phantom", "acdc"])),
+    key("data.name", Kind::Word(&["phantom", "acdc", "mnms", "own"])),
     key("data.root", Kind::Folder),
     key("data.patients", Kind::Count(count(10, 2_000))),
     key("data.seed", SEED),
+    key("data.unlabelled", Kind::Flag),
     key("method", METHODS),
     key("label_ratio", Kind::Ratio),
     key("seed", SEED),
@@ -178,6 +179,7 @@ pub(super) static KEYS: [Key; 69] = [
     key("train.loss", Kind::Word(&["ce", "ce_dice", "half_dice"])),
     key("train.validate_every", Kind::Count(count(1, STEPS))),
     key("train.lr_lag", Kind::Count(count(0, STEPS))),
+    key("train.selection", Kind::Word(&["val", "test"])),
     key("augment.flip", PROBABILITY),
     key("augment.rotate", PROBABILITY),
     key("augment.jitter", PROBABILITY),

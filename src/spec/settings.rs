@@ -85,10 +85,13 @@ pub struct DataSettings {
     pub name: DataName,
     /// Folder of the data set; unused by the phantom. Not part of any key: the content is.
     pub root: PathBuf,
-    /// Patients of the phantom (split 70/10/20 %); unused by ACDC.
+    /// Patients of the phantom (split 70/10/20 %); unused by real data.
     pub patients: usize,
-    /// Seed of the phantom; unused by ACDC.
+    /// Seed of the phantom, and of the split of M&Ms and of own sets without lists; unused by ACDC.
     pub seed: u64,
+    /// Whether patients without labels (of M&Ms and own sets) join the training as unlabelled ones; else they are left out.
+    #[serde(default)]
+    pub unlabelled: bool,
 }
 
 /// The data sets that can be named.
@@ -97,8 +100,29 @@ pub struct DataSettings {
 pub enum DataName {
     /// The generated cardiac phantom.
     Phantom,
-    /// ACDC in the SSL4MIS HDF5 form.
+    /// ACDC, in the SSL4MIS HDF5 form or as downloaded.
     Acdc,
+    /// M&Ms as downloaded.
+    Mnms,
+    /// A folder of NIfTI or HDF5 files with a card, `dataset.yaml`.
+    Own,
+}
+
+impl DataName {
+    /// The name as it stands in sweep files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Phantom => "phantom",
+            Self::Acdc => "acdc",
+            Self::Mnms => "mnms",
+            Self::Own => "own",
+        }
+    }
+
+    /// Whether the seed decides the split, where no lists do.
+    pub const fn draws_split(self) -> bool {
+        matches!(self, Self::Mnms | Self::Own)
+    }
 }
 
 /// How much of the training set is labelled: `10%`, `7 cases` or the bare number 7 (patients).
@@ -158,12 +182,14 @@ impl From<LabelRatio> for String {
 }
 
 impl LabelRatio {
-    /// The number of labelled patients among `train_patients`. For ACDC the paper's own pairs hold (5/10/20 % =
-    /// 3/7/14 patients); elsewhere a percentage is the nearest whole patient, at least one.
+    /// The number of labelled patients among `train_patients`. The paper's own pairs hold for ACDC (5/10/20 % = 3/7/14
+    /// patients) and M&Ms (3/5 % = 5/10); elsewhere a percentage is the nearest whole patient, at least one.
     pub fn patients(self, data: DataName, train_patients: usize) -> usize {
         match self {
             Self::Cases(cases) => cases,
             Self::Percent(5.0) if data == DataName::Acdc => 3,
+            Self::Percent(3.0) if data == DataName::Mnms => 5,
+            Self::Percent(5.0) if data == DataName::Mnms => 10,
             Self::Percent(percent) => ((percent / 100.0 * train_patients as f64).round() as usize).max(1),
         }
     }
@@ -337,6 +363,14 @@ pub struct TrainSettings {
     /// Steps by which the schedule of the learning rate lags: 1 where the reference sets the rate after its step.
     #[serde(default)]
     pub lr_lag: usize,
+    /// The split whose Dice chooses the best network. `test` reports the best of many looks at the test patients; it is
+    /// refused without `--allow-test-selection`, and every table says so.
+    #[serde(default = "val")]
+    pub selection: EvaluateSplit,
+}
+
+const fn val() -> EvaluateSplit {
+    EvaluateSplit::Val
 }
 
 /// The Swin-Unet (heads 3, 6, 12, 24; two blocks in each of four stages).
@@ -539,7 +573,13 @@ impl Settings {
     fn paper(method: Method) -> Self {
         Self {
             preset: Preset::Paper,
-            data: DataSettings { name: DataName::Phantom, root: PathBuf::new(), patients: 100, seed: 0 },
+            data: DataSettings {
+                name: DataName::Phantom,
+                root: PathBuf::new(),
+                patients: 100,
+                seed: 0,
+                unlabelled: false,
+            },
             method,
             label_ratio: LabelRatio::Percent(10.0),
             seed: 0,
@@ -589,6 +629,7 @@ impl Settings {
                 loss: SupervisedLoss::CeDice,
                 validate_every: 200,
                 lr_lag: 0,
+                selection: EvaluateSplit::Val,
             },
             augment: AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5 },
             evaluate: EvaluateSettings {

@@ -18,23 +18,36 @@ pub struct PrepareSettings {
     /// Patients of the phantom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patients: Option<usize>,
-    /// Seed of the phantom.
+    /// Seed of the phantom, or of a split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Whether patients without labels are trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<bool>,
 }
 
 impl PrepareSettings {
     /// The settings of the data set whose content was found to be `content`.
     pub fn new(data: &DataSettings, content: String) -> Self {
-        let phantom = data.name == DataName::Phantom;
-        let (patients, seed) = (phantom.then_some(data.patients), phantom.then_some(data.seed));
-        Self { name: data.name, content, patients, seed }
+        let (phantom, drawn) = (data.name == DataName::Phantom, data.name.draws_split());
+        Self {
+            name: data.name,
+            content,
+            patients: phantom.then_some(data.patients),
+            seed: (phantom || drawn).then_some(data.seed),
+            unlabelled: drawn.then_some(data.unlabelled),
+        }
     }
 
     /// The data set at `root`.
     pub fn data(&self, root: PathBuf) -> DataSettings {
-        let (patients, seed) = (self.patients.unwrap_or_default(), self.seed.unwrap_or_default());
-        DataSettings { name: self.name, root, patients, seed }
+        DataSettings {
+            name: self.name,
+            root,
+            patients: self.patients.unwrap_or_default(),
+            seed: self.seed.unwrap_or_default(),
+            unlabelled: self.unlabelled.unwrap_or_default(),
+        }
     }
 }
 

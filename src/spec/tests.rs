@@ -275,7 +275,7 @@ fn the_lists_of_a_zip_may_repeat_a_value() {
 #[test]
 fn a_folder_that_the_phantom_does_not_read_is_noted() {
     let sweep = with("base: { data: phantom }\ngrid: { seed: [0, 1] }", &["data.root=data/ACDC"]);
-    let expected = "data.root `data/ACDC` is not read: data.name is phantom (--set data.name=acdc reads it)";
+    let expected = "data.root `data/ACDC` is not read: data.name is phantom (--set data.name=acdc, mnms or own reads it)";
     assert_eq!(sweep.notes, [expected]);
     let sweep = with("grid: { seed: [0, 1] }", &["data.name=acdc", "data.root=data/ACDC"]);
     assert!(sweep.notes.is_empty(), "{:?}", sweep.notes);

@@ -79,7 +79,7 @@ pub fn check_labelled(settings: &Settings, train_patients: usize) -> Option<Viol
         let message = format!("{labelled} labelled patients, but the training split has {train_patients}");
         return Some(violation(&paths, message, Some(format!("use {train_patients} or fewer"))));
     }
-    if settings.uses_unlabelled() && labelled == train_patients {
+    if settings.uses_unlabelled() && labelled == train_patients && !settings.data.unlabelled {
         let message =
             format!("all {train_patients} training patients are labelled, which leaves none unlabelled");
         let help = match settings.method {
@@ -98,15 +98,13 @@ fn violation(paths: &[&str], message: String, help: Option<String>) -> Violation
 
 fn data(settings: &Settings, found: &mut Vec<Violation>) {
     match settings.data.name {
-        DataName::Acdc if settings.data.root.as_os_str().is_empty() => {
-            let help = Some("set `data.root`, or say `--set data.root=FOLDER`".into());
-            found.push(violation(
-                &["data.name", "data.root"],
-                "`acdc` needs `data.root`, its folder".into(),
-                help,
-            ));
+        name @ (DataName::Acdc | DataName::Mnms | DataName::Own) => {
+            if settings.data.root.as_os_str().is_empty() {
+                let help = Some("set `data.root`, or say `--set data.root=FOLDER`".into());
+                let message = format!("`{}` needs `data.root`, its folder", name.name());
+                found.push(violation(&["data.name", "data.root"], message, help));
+            }
         }
-        DataName::Acdc => {}
         DataName::Phantom => {
             found.extend(check_labelled(settings, phantom_train_patients(settings.data.patients)));
         }

@@ -12,14 +12,14 @@ const DEPTH: usize = 32;
 
 /// A value as written.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) content: Content,
-    pub(super) place: Place,
+pub(crate) struct Node {
+    pub(crate) content: Content,
+    pub(crate) place: Place,
 }
 
 /// What is written.
 #[derive(Clone, Debug)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// A scalar; `plain` where it stands without quotes, so that it may be a number, a truth value or nothing.
     Text { text: String, plain: bool },
     /// A list.
@@ -32,14 +32,14 @@ pub(super) enum Content {
 
 /// A key as written.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
-    pub(super) text: String,
-    pub(super) place: Place,
+pub(crate) struct Name {
+    pub(crate) text: String,
+    pub(crate) place: Place,
 }
 
 impl Node {
     /// Whether nothing is written here.
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.content, Content::Text { text, plain: true }
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
@@ -61,7 +61,7 @@ impl Node {
     }
 
     /// The value as a person would name it, short.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let text = match &self.content {
             Content::Text { text, .. } if text.is_empty() => "nothing".into(),
             Content::Text { text, .. } => text.clone(),
@@ -80,7 +80,7 @@ impl Node {
 }
 
 /// At most 40 printable characters of a text.
-pub(super) fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     if text.chars().count() <= 40 { clean.collect() } else { clean.take(37).chain("...".chars()).collect() }
 }
@@ -100,7 +100,7 @@ enum Expected {
 }
 
 /// Reads the one document of a source. Gives nothing where it cannot be read at all, which is then reported.
-pub(super) fn parse(text: &str, source: usize, report: &mut Reporter) -> Option<Node> {
+pub(crate) fn parse(text: &str, source: usize, report: &mut Reporter) -> Option<Node> {
     let mut reader = Reader { source, report, stack: vec![], root: None, documents: 0 };
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Context, Interrupted, SHAPES, StageSpec, settings};
 use crate::data::{Dataset, Split};
-use crate::methods::{self, CLASSES, Method, Needs, reads_features_at_test};
+use crate::methods::{self, Method, Needs, reads_features_at_test};
 use crate::metrics::{CaseMetrics, UNIT, Variants, case_metrics, variants};
 use crate::nn::params::Params;
 use crate::spec::settings::{EvaluateSplit, Selection, Settings};
@@ -89,15 +89,14 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
             return Err(Interrupted.into());
         }
         let labels = predictor.volume(data.image(index), case.shape)?;
-        for class in 1..CLASSES {
+        for (class, name) in data.classes().iter().enumerate().skip(1) {
             let (truth, shape, empty) = (data.label(index), case.shape, evaluate.empty);
             let metrics = case_metrics(&labels, truth, shape, class as u8, UNIT, empty);
             let spacing = case.spacing.map(|spacing| spacing.map(f64::from));
             let variants =
                 evaluate.variants.then(|| variants(&labels, truth, shape, class as u8, spacing, empty));
             done.dice += metrics.dice;
-            let class = data.classes()[class];
-            let line = Line { case: &case.name, patient: &case.patient, class, metrics, variants };
+            let line = Line { case: &case.name, patient: &case.patient, class: name, metrics, variants };
             done.lines.push_str(&serde_json::to_string(&line)?);
             done.lines.push('\n');
         }
@@ -107,7 +106,7 @@ pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     }
     files::write_unsynced(&context.dir.join(CASES), done.lines.as_bytes())?;
     let dice = done.dice;
-    let mean = dice / (total * (CLASSES - 1)).max(1) as f64;
+    let mean = dice / (total * (data.classes().len() - 1)).max(1) as f64;
     Ok(json!({ "cases": total, "dice": mean, "split": evaluate.split }))
 }
 

@@ -18,7 +18,7 @@ use crate::methods::batch::Batch;
 use crate::methods::{self, Losses, Method, Step, scalar};
 use crate::ops::{Mode, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
-use crate::spec::settings::Settings;
+use crate::spec::settings::{EvaluateSplit, Settings};
 use crate::store::files;
 
 /// The network with the best validation Dice.
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// The mean Dice of the validation split.
+    /// The mean Dice of the split that chooses the best network: validation, unless a sweep asks for the test.
     fn validate(
         &self,
         data: &Dataset,
@@ -246,7 +246,11 @@ impl<'a> Run<'a> {
         monitor: &dyn Monitor,
     ) -> Result<f64> {
         let predictor = predict::Predictor { method: &*self.method, size: self.settings.size, features };
-        predict::mean_dice(&predictor, data, Split::Val, monitor)
+        let split = match self.settings.train.selection {
+            EvaluateSplit::Val => Split::Val,
+            EvaluateSplit::Test => Split::Test,
+        };
+        predict::mean_dice(&predictor, data, split, monitor)
     }
 
     /// Starts the second phase from the best network of the first and its optimiser; the best of the first counts no

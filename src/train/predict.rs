@@ -8,7 +8,7 @@ use super::features::DiffusionModel;
 use super::{Monitor, Stopped};
 use crate::data::{Dataset, Split, zoom_nearest};
 use crate::methods::batch::View;
-use crate::methods::{CLASSES, Method};
+use crate::methods::Method;
 use crate::metrics;
 
 /// Slices of one forward pass.
@@ -77,7 +77,7 @@ pub fn mean_dice(predictor: &Predictor, data: &Dataset, split: Split, monitor: &
             return Err(Stopped.into());
         }
         let labels = predictor.volume(data.image(index), case.shape)?;
-        for class in 1..CLASSES as u8 {
+        for class in 1..data.classes().len() as u8 {
             sum += metrics::dice(&labels, data.label(index), class);
             count += 1;
         }

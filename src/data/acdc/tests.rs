@@ -1,11 +1,20 @@
 //! The reader against small data sets of the same form, whole and broken; and against the real one, where
 //! `SWEEP_ACDC_ROOT` names its folder.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::data::{Dataset, Inspection, Told};
+
+fn inspect(root: &Path) -> Result<Inspection> {
+    open(root)?.inspection()
+}
+
+fn load(root: &Path, progress: &Told<'_>) -> Result<Dataset> {
+    open(root)?.load(progress)
+}
 
 const SHAPE: [u64; 3] = [3, 6, 5];
 const VOXELS: usize = 90;
@@ -263,8 +272,10 @@ fn the_real_data_set_has_the_published_counts() {
     let slices = |split| data.cases_of(split).map(|case| data.cases()[case].shape[0]).sum::<usize>();
     assert_eq!(Split::ALL.map(slices), [1312, 210, 380], "slices of the splits");
     assert_eq!(data.cases_of(Split::Test).count(), 40, "test volumes");
-    let background = data.labels.iter().flatten().filter(|&&label| label == 0).count() as f64;
-    let voxels = data.cases().iter().map(Case::voxels).sum::<usize>() as f64;
+    let cases = 0..data.cases().len();
+    let background =
+        cases.map(|case| data.label(case).iter().filter(|&&l| l == 0).count()).sum::<usize>() as f64;
+    let voxels = data.cases().iter().map(crate::data::Case::voxels).sum::<usize>() as f64;
     assert!((background / voxels - 0.962).abs() < 5e-4, "96.2 % of the pixels are background");
     for case in 0..data.cases().len() {
         let low = data.image(case).iter().copied().fold(f32::MAX, f32::min);

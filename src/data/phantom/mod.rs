@@ -92,7 +92,7 @@ pub(super) fn generate(settings: &DataSettings, progress: &Told<'_>) -> Result<D
             .flatten()
             .collect();
     let train_slices = shuffled_slices(&volumes, settings.seed);
-    Ok(Dataset::new(content, volumes, train_slices))
+    Ok(Dataset::new(content, super::standard_classes(), volumes, train_slices))
 }
 
 /// Patients of the training, validation and test splits: 70/10/20 %, none empty.
@@ -133,8 +133,9 @@ fn volumes_of(seed: u64, patient: usize, split: Split) -> [Volume; 2] {
             split,
             shape: scan.shape,
             spacing: Some(scan.spacing),
+            labelled: true,
         };
-        Volume { case, image: scan.image, label: scan.label }
+        Volume { case, image: scan.image, label: scan.label, range: [0.0, 1.0] }
     })
 }
 

@@ -3,7 +3,7 @@ use crate::data::tests::PHANTOM;
 use crate::spec::settings::DataName;
 
 fn settings(patients: usize, seed: u64) -> DataSettings {
-    DataSettings { name: DataName::Phantom, root: "".into(), patients, seed }
+    DataSettings { name: DataName::Phantom, root: "".into(), patients, seed, unlabelled: false }
 }
 
 /// Voxels of a class.

@@ -275,6 +275,16 @@ fn a_part_of_the_schema() {
                   "type": "null"
                 }
               ]
+            },
+            "unlabelled": {
+              "anyOf": [
+                {
+                  "$ref": "#/$defs/data.unlabelled"
+                },
+                {
+                  "type": "null"
+                }
+              ]
             }
           },
           "type": "object"

@@ -9,7 +9,8 @@ use crate::data::{self, Dataset};
 use crate::spec::settings::{DataName, DataSettings, Method as Name, Preset, UnetSettings};
 
 static PHANTOM: LazyLock<Dataset> = LazyLock::new(|| {
-    let settings = DataSettings { name: DataName::Phantom, root: "".into(), patients: 10, seed: 3 };
+    let settings =
+        DataSettings { name: DataName::Phantom, root: "".into(), patients: 10, seed: 3, unlabelled: false };
     data::prepare(&settings, &|_, _| Ok(())).expect("the phantom needs nothing")
 });
 
