@@ -21,9 +21,9 @@ const CLASSES: [(&str, Colour); 3] = [
 ];
 /// What a pixel is called that is wrong, light to dark.
 const ERRORS: [(&str, Colour); 3] = [
-    ("labelled, though background", Colour::new(0xf0, 0xe4, 0x42)),
+    ("labelled, though background", Colour::new(0xff, 0xff, 0xff)),
     ("of another class", Colour::new(0x56, 0xb4, 0xe9)),
-    ("missed", Colour::new(0xd5, 0x5e, 0x00)),
+    ("missed", Colour::new(0xcc, 0x79, 0xa7)),
 ];
 /// Blank between two pictures.
 const GAP: f64 = 3.0;
@@ -209,16 +209,16 @@ fn plot(names: &[String], seen: &[Seen]) -> (Drawing, Option<String>) {
             drawing.picture((x, y + cell + GAP), size, errors(crop, &slice.image, &slice.truth, labels));
         }
     }
-    let mut x = 4.0;
-    let mut y = bottom + 9.0;
-    for (text, colour) in CLASSES.iter().chain(&ERRORS) {
-        let wide = 13.0 + text_width(text, TICK, false) + 10.0;
-        if x + wide > f64::from(width) {
-            (x, y) = (4.0, y + 14.0);
+    for (line, (title, entries)) in [("Labels", CLASSES), ("Errors", ERRORS)].into_iter().enumerate() {
+        let y = bottom + 9.0 + 14.0 * line as f64;
+        drawing.text(title, (4.0, y), TICK, Align::Left, INK);
+        let mut x = 42.0;
+        for (text, colour) in entries {
+            drawing.rectangle((x, y - 7.5), (x + 9.0, y + 1.0), INK);
+            drawing.rectangle((x + 0.6, y - 6.9), (x + 8.4, y + 0.4), colour);
+            drawing.text(text, (x + 13.0, y), TICK, Align::Left, INK);
+            x += 13.0 + text_width(text, TICK, false) + 10.0;
         }
-        drawing.rectangle((x, y - 7.5), (x + 9.0, y + 1.0), *colour);
-        drawing.text(text, (x + 13.0, y), TICK, Align::Left, INK);
-        x += wide;
     }
     (drawing, letters)
 }

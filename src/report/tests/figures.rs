@@ -67,7 +67,7 @@ fn every_kind_draws_and_exports_what_it_shows() {
         (&methods, "ranks", of(FigureKind::Ranks, &["method"])),
     ] {
         let settings = FigureSettings { name: Some(name.to_owned()), ..settings };
-        let files = plot(frames, &[settings], &dir, true).unwrap();
+        let files = plot(frames, None, &[settings], Pictures::None, (&dir, true)).unwrap();
         assert!(files.len() >= 3 && files.len() % 3 == 0, "{name}: {files:?}");
         for file in files {
             let bytes = fs::read(&file).unwrap();
