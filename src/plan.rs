@@ -32,6 +32,8 @@ use crate::stage::{Parent, StageKind, StageSpec};
 use crate::store::key::Key;
 use weights::Weights;
 
+pub use effect::idle_paths;
+
 /// A point with the stages that its result needs.
 #[derive(Clone, Debug)]
 pub struct PlannedPoint {
