@@ -20,7 +20,6 @@ mod file;
 pub mod layout;
 mod lists;
 mod mnms;
-pub mod nifti;
 mod own;
 mod phantom;
 mod source;
