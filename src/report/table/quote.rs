@@ -135,7 +135,7 @@ impl<'a> Quotes<'a> {
 
     /// Adds the rows of methods that were not run, the sources, and what is to be said.
     pub(super) fn finish(self, table: &mut Table) {
-        for (place, (block, rows)) in self.others.iter().enumerate().rev() {
+        for (place, (block, rows)) in self.others.iter().enumerate() {
             let mut published = self.other_cells.iter().map(|cells| cells[place].clone());
             let model = table.rows.iter().find(|row| row.block == *block);
             let (mut cells, mut raw) = (Vec::new(), Vec::new());

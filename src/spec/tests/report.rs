@@ -62,7 +62,38 @@ report:
     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
     - { rows: dfm, against: { dfm: { a: b } }, wehre: {} }
 ";
-    assert_snapshot!(errors(text), @"");
+    assert_snapshot!(errors(text), @r"
+    error: a.yaml:5:28: `within: tau` is not an axis: expected `dfm` or `seed`
+      5 |     - { rows: dfm, within: tau, where: { dmf: true }, against: { tau: 0.9 } }
+        |                            ^^^
+    error: a.yaml:5:42: `dmf` in `where` is no axis: expected `dfm`, `seed`, `preset`, `data.name`, `method` or `label_ratio`
+      5 |     - { rows: dfm, within: tau, where: { dmf: true }, against: { tau: 0.9 } }
+        |                                          ^^^ did you mean `dfm`?
+    error: a.yaml:5:66: `tau` in `against` is no axis: expected `dfm`, `seed`, `preset`, `data.name`, `method` or `label_ratio`
+      5 |     - { rows: dfm, within: tau, where: { dmf: true }, against: { tau: 0.9 } }
+        |                                                                  ^^^
+    error: a.yaml:6:7: a table with `difference` needs `against`, the row to compare with
+      6 |     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
+        |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ such as `against: { dfm: true, dic: true }`
+    error: a.yaml:6:44: `name: a/b`: it becomes the name of files
+      6 |     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
+        |                                            ^^^ write letters, digits, `.`, `_` and `-`
+    error: a.yaml:6:60: `published: yes` is not a choice: expected `none`, `beside` or `all`
+      6 |     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
+        |                                                            ^^^
+    error: a.yaml:6:72: `empty: nan` is not a rule: expected `zero` or `diagonal`
+      6 |     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
+        |                                                                        ^^^
+    error: a.yaml:6:87: `interval: 1` is not a truth value: expected `true` or `false`
+      6 |     - { rows: dfm, difference: true, name: a/b, published: yes, empty: nan, interval: 1 }
+        |                                                                                       ^
+    error: a.yaml:7:36: `dfm: {a: b}` is no value of an axis
+      7 |     - { rows: dfm, against: { dfm: { a: b } }, wehre: {} }
+        |                                    ^^^^^^^^^
+    error: a.yaml:7:48: unknown key `wehre` of a table: expected `rows`, `name`, `within`, `metrics`, `classes`, `per_class`, `where`, `against`, `difference`, `interval`, `empty`, `published` or `caption`
+      7 |     - { rows: dfm, against: { dfm: { a: b } }, wehre: {} }
+        |                                                ^^^^^ did you mean `where`?
+    ");
 }
 
 /// The sweep files of the project run on the phantom at the smallest size, and at the paper's.
