@@ -205,8 +205,20 @@ fn caption(sweep: &Sweep, subject: &str, groups: &[Group]) -> String {
     format!("{subject} on {split}{cases}, {seeds}{fixed}.")
 }
 
+/// What every table says first where the test patients chose the networks.
+fn test_selection(sweep: &Sweep) -> Option<String> {
+    let chosen =
+        sweep.setting("evaluate.select").iter().any(|select| select == crate::results::TEST_SELECTED);
+    chosen.then(|| {
+        "Networks were chosen by the test patients (train.selection: test): these are the best of many looks at them, and \
+         not comparable with networks chosen by validation."
+            .to_owned()
+    })
+}
+
 fn notes(sweep: &Sweep, axes: &[usize], groups: &[Group]) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(test_selection(sweep));
     let done = |group: &Group| group.points.iter().filter(|&&p| sweep.points[p].done()).count();
     let counts: Vec<usize> = groups.iter().map(done).filter(|&n| n > 0).collect();
     if counts.iter().all(|&n| n == 1) && !counts.is_empty() {
