@@ -3,6 +3,7 @@
 mod card;
 mod sheet;
 
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -210,14 +211,14 @@ fn shown(survey: &Survey, root: &Path, all: bool) -> String {
     }
     if !rows.is_empty() {
         let title = if all { "Volumes" } else { "Volumes with something to say (--all lists every one)" };
-        text.push_str(&format!("\n\n{title}\n"));
+        let _ = write!(text, "\n\n{title}\n");
         text.push_str(&table(&["volume", "split", "slices × rows × columns", ""], &rows, 2));
     }
     for (title, lines) in [("Worth knowing", &survey.notes), ("Wrong", &survey.problems)] {
         if !lines.is_empty() {
-            text.push_str(&format!("\n\n{title}"));
+            let _ = write!(text, "\n\n{title}");
             for line in lines {
-                text.push_str(&format!("\n  - {line}"));
+                let _ = write!(text, "\n  - {line}");
             }
         }
     }

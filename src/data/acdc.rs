@@ -15,10 +15,15 @@ use super::lists::{self, Listed};
 use super::source::{Entry, Reading, Source, digits, look_at_all};
 use super::voxels::Intensity;
 
+#[cfg(test)]
+pub(super) use raw::accepts_info;
 pub(super) use raw::{FRAMES, folder_of};
 
 /// Version of this reader, part of the content hash. Raised whenever what it makes of the same files changes.
 const READER: u32 = 1;
+
+/// Slices of a volume are looked for up to this number.
+const MOST_SLICES: usize = 10_000;
 
 /// Finds the data set at `root` in either form.
 pub(super) fn open(root: &Path) -> Result<Source> {
@@ -40,6 +45,11 @@ pub(super) fn open(root: &Path) -> Result<Source> {
             root.display()
         ),
     }
+}
+
+/// Whether the downloaded form lies in `root`.
+pub(super) fn is_raw(root: &Path) -> bool {
+    raw::find(root).is_some()
 }
 
 /// Reads the lists and looks at the head and tail of each volume; every problem found is in the source.
@@ -111,7 +121,10 @@ fn slice_files(root: &Path, folder: &Path, name: &str) -> Vec<PathBuf> {
     else {
         return Vec::new();
     };
-    (1..).map(|z| folder.join(format!("{name}_slice_{z}.h5"))).take_while(|path| path.is_file()).collect()
+    (1..=MOST_SLICES)
+        .map(|z| folder.join(format!("{name}_slice_{z}.h5")))
+        .take_while(|path| path.is_file())
+        .collect()
 }
 
 #[cfg(test)]

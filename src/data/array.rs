@@ -161,10 +161,16 @@ fn read_slices(paths: &[PathBuf], dataset: &str) -> Result<Array> {
     Ok(Array { shape: [paths.len(), height, width], values, spacing: None })
 }
 
-/// Shape and numbers of a dataset. What the file claims is held against its size before memory is asked for.
+/// Shape and numbers of a dataset.
 fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot open {}", path.display()))?;
+    hdf5_numbers(path, bytes, name)
+}
+
+/// Shape and numbers of a dataset of the file `path`, which has these bytes. What the file claims is held against its size
+/// before memory is asked for.
+pub(super) fn hdf5_numbers(path: &Path, bytes: Vec<u8>, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
     let place = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("cannot open {place}"))?;
     let size = bytes.len() as u64;
     let file = hdf5_pure::File::from_bytes(bytes)
         .with_context(|| format!("cannot open {place}: fetch it again if it is damaged"))?;

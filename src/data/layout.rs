@@ -190,7 +190,7 @@ fn stored(patients: &[Patient]) -> Vec<hdf5::Volume> {
     let volume = |patient: &Patient, phase: usize| {
         let scaled = |&value: &u16| f64::from(value) / f64::from(patient.top);
         let values = &patient.images[phase];
-        let image = if patient.number % 3 == 0 {
+        let image = if patient.number.is_multiple_of(3) {
             hdf5::Numbers::F64(values.iter().map(scaled).collect())
         } else {
             hdf5::Numbers::F32(values.iter().map(|value| scaled(value) as f32).collect())

@@ -99,7 +99,7 @@ pub(super) fn open(root: &Path, seed: u64, unlabelled: bool) -> Result<Source> {
     let (entries, order) = if drawn {
         split::draw(candidates, SHARES, seed, &mut hash, &mut found)
     } else {
-        split::by_lists(root, candidates, seed, &mut hash, &mut found)
+        split::by_lists(root, &candidates, seed, &mut hash, &mut found)
     };
     look_at_all(&entries, &mut hash, &mut found);
     Ok(Source {
@@ -136,7 +136,7 @@ impl Walk {
             if path.is_dir() && depth < DEPTH && !path.is_symlink() {
                 let unlabelled = unlabelled || matches!(lower.as_str(), "unlabeled" | "unlabelled");
                 self.folder(&path, depth + 1, unlabelled);
-            } else if lower.ends_with(".csv") {
+            } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv")) {
                 self.tables.push(path);
             } else if let Some((code, is_label)) = code_of(&name) {
                 self.file(code.to_owned(), is_label, path, unlabelled);
@@ -276,6 +276,12 @@ fn volumes_of(code: &str, files: &Files, known: &Known, notes: &mut Vec<String>)
         label: label.map(|path| stored(path, phase)),
     };
     Ok([volume(0), volume(1)])
+}
+
+/// Whether a text is the CSV, for the tests with damaged ones.
+#[cfg(test)]
+pub(super) fn accepts_table(text: &str) -> bool {
+    Table::parse(text).and_then(|table| patients_of(&table)).is_ok()
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) fn open(root: &Path, seed: u64, unlabelled: bool) -> Result<Source> {
         if card.has_split() {
             notes.push(format!("`split` of {CARD} is not used: the folder has lists"));
         }
-        split::by_lists(root, candidates, seed, &mut hash, &mut found)
+        split::by_lists(root, &candidates, seed, &mut hash, &mut found)
     };
     look_at_all(&entries, &mut hash, &mut found);
     Ok(Source {
@@ -76,7 +76,11 @@ pub(super) fn open(root: &Path, seed: u64, unlabelled: bool) -> Result<Source> {
 
 /// The volumes that the card's patterns find.
 fn candidates(root: &Path, card: &Card, found: &mut Vec<String>) -> Result<Vec<Candidate>> {
-    let matches = card.images.find(root);
+    let mut matches = card.images.find(root);
+    // In one folder, `{patient}.nii.gz` is also the name of `{patient}_gt.nii.gz`: a label is no image.
+    let labels: BTreeSet<PathBuf> =
+        matches.iter().map(|(captures, _)| root.join(card.labels.fill(captures))).collect();
+    matches.retain(|(_, path)| card.images.dataset().is_some() || !labels.contains(path));
     ensure!(
         !matches.is_empty(),
         "no file of {} is named `{}`, as {CARD} has it",
@@ -220,8 +224,7 @@ pub(super) fn first_card(root: &Path) -> Result<String> {
 /// The codes of the first few labels of a folder.
 fn codes_of(folder: &Path) -> Option<BTreeSet<i64>> {
     let mut codes = BTreeSet::from([0]);
-    let files =
-        folder_of(folder).into_iter().filter(|(name, _)| name.ends_with(".nii") || name.ends_with(".nii.gz"));
+    let files = folder_of(folder).into_iter().filter(|(_, path)| pattern::is_nifti(path));
     for (_, path) in files.take(5) {
         let array = super::array::read(&Stored::Nifti { path, frame: None }).ok()?;
         codes.extend(array.values.iter().filter(|value| value.fract() == 0.0).map(|&value| value as i64));
@@ -230,4 +233,88 @@ fn codes_of(folder: &Path) -> Option<BTreeSet<i64>> {
         }
     }
     Some(codes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::nifti::{Header, write_image, write_labels};
+    use crate::store::files;
+
+    /// A folder with images and labels beside each other.
+    fn folder(card: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let header = Header::new([4, 3, 2, 1], [1.0, 1.0, 5.0]).unwrap();
+        for patient in ["a", "b", "c", "d"] {
+            let path = |end: &str| dir.path().join(format!("{patient}{end}.nii.gz"));
+            let image: Vec<f32> = (0..24).map(|v| v as f32).collect();
+            write_image(&path(""), &header, &image).unwrap();
+            write_labels(&path("_gt"), &header, &[[0; 12], [1; 12]].concat()).unwrap();
+        }
+        files::write_atomic(dir.path().join(CARD), card).unwrap();
+        dir
+    }
+
+    const FLAT: &str = "name: flat\nclasses: [background, thing]\nimages: '{patient}.nii.gz'\nlabels: '{patient}_gt.nii.gz'\n";
+
+    #[test]
+    fn labels_beside_their_images_are_no_images() {
+        let dir = folder(FLAT);
+        let source = open(dir.path(), 0, false).unwrap();
+        assert_eq!((source.entries.len(), source.problems.as_slice()), (4, &[][..]));
+        let data = source.load(&|_, _| Ok(())).unwrap();
+        assert_eq!(data.classes(), ["background", "thing"]);
+        assert_eq!(data.cases()[0].spacing, Some([5.0, 1.0, 1.0]));
+        assert_eq!((data.image(0)[23], data.label(0)[0], data.label(0)[12]), (1.0, 0, 1));
+    }
+
+    #[test]
+    fn what_decides_the_content_is_what_is_read() {
+        let dir = folder(FLAT);
+        let content = |card: &str| {
+            files::write_atomic(dir.path().join(CARD), card).unwrap();
+            open(dir.path(), 0, false).unwrap().content
+        };
+        let first = content(FLAT);
+        assert_eq!(content(&format!("# a comment\n{FLAT}description: x\n")), first, "words do not matter");
+        for other in [
+            "intensity: { window: [0, 5] }\n",
+            "codes: { 1: 0, 2: 1 }\n",
+            "split: { train: 2, val: 1, test: 1 }\n",
+        ] {
+            assert_ne!(content(&format!("{FLAT}{other}")), first, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_the_card_does_not_fit_is_named() {
+        let dir = folder(FLAT);
+        let error = |card: &str| {
+            files::write_atomic(dir.path().join(CARD), card).unwrap();
+            let source = open(dir.path(), 0, false);
+            format!("{:#}", source.and_then(|source| source.check()).unwrap_err())
+        };
+        assert!(
+            error(&FLAT.replace("'{patient}.nii", "'im/{patient}.nii"))
+                .contains("is named `im/{patient}.nii.gz`")
+        );
+        assert!(
+            error(&FLAT.replace("_gt", "_mask"))
+                .contains("no image has a label named `{patient}_mask.nii.gz`")
+        );
+        let balanced = format!("{FLAT}split: {{ balance: {{ table: t.csv, patient: ID, column: V }} }}\n");
+        assert!(error(&balanced).contains("t.csv"));
+        files::write_atomic(dir.path().join("t.csv"), "ID,V\na,x\nb,y\n").unwrap();
+        assert!(
+            error(&balanced)
+                .contains("2 patients have no row in the table that the split is balanced by (c, d)")
+        );
+        let codes = format!("{FLAT}codes: {{ 7: thing }}\n");
+        files::write_atomic(dir.path().join(CARD), &codes).unwrap();
+        let error = open(dir.path(), 0, false).unwrap().load(&|_, _| Ok(())).unwrap_err().to_string();
+        assert!(
+            error.contains("a_gt.nii.gz has the label 1 at slice 2") && error.contains("labels are 0, 7"),
+            "{error}"
+        );
+    }
 }

@@ -214,11 +214,11 @@ pub(super) fn read_unit(entries: &[Entry], reading: &Reading) -> Vec<Result<Volu
         |of: fn(&Entry) -> Option<&Stored>| -> Vec<Option<&Stored>> { entries.iter().map(of).collect() };
     let images = array::read_all(&stored(|entry| Some(&entry.image)));
     let labels = array::read_all(&stored(|entry| entry.label.as_ref()));
-    let volume = |((entry, image), label): ((&Entry, Option<Result<Array>>), Option<Result<Array>>)| {
-        let image = image.context("no image")??;
-        volume(entry, image, label.transpose()?, reading)
-    };
-    entries.iter().zip(images).zip(labels).map(volume).collect()
+    let arrays = images.into_iter().zip(labels);
+    let read = entries.iter().zip(arrays).map(|(entry, (image, label)): (_, (Option<Result<Array>>, _))| {
+        volume(entry, image.context("no image")??, label.transpose()?, reading)
+    });
+    read.collect()
 }
 
 /// Checks and scales one volume.

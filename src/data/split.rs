@@ -64,6 +64,9 @@ pub(super) fn keep(candidates: Vec<Candidate>, unlabelled: bool, notes: &mut Vec
             few(mixed.iter())
         ));
     }
+    if unlabelled && without.is_empty() {
+        notes.push("data.unlabelled is true, but every patient has labels".into());
+    }
     if !without.is_empty() {
         notes.push(format!(
             "{} patients have no labels ({}): {}",
@@ -90,7 +93,7 @@ pub(super) fn few<'a>(names: impl Iterator<Item = &'a String>) -> String {
 /// training slices these are shuffled by the seed.
 pub(super) fn by_lists(
     root: &Path,
-    candidates: Vec<Candidate>,
+    candidates: &[Candidate],
     seed: u64,
     hash: &mut blake3::Hasher,
     found: &mut Vec<String>,

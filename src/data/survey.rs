@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::source::{Entry, read_unit};
-use super::{CLASS_NAMES, Split, Told, Volume, lists, own, parallel, source};
+use super::{CLASS_NAMES, Split, Told, Volume, acdc, lists, own, parallel, source};
 use crate::spec::settings::{DataName, DataSettings};
 
 /// Sides below which hardly anything can be seen.
@@ -90,11 +90,14 @@ pub fn detect(root: &Path) -> Result<DataName> {
         return Ok(DataName::Own);
     }
     let has = |name: &str| root.join(name).is_dir();
+    // Before M&Ms, whose folders are called the same but for the case of a letter.
+    if acdc::is_raw(root) {
+        return Ok(DataName::Acdc);
+    }
     if has("OpenDataset") || (has("Training") && has("Testing")) {
         return Ok(DataName::Mnms);
     }
-    let raw = has("training") || has("database");
-    if raw || root.join(lists::SLICES).is_file() || has("volumes") {
+    if root.join(lists::SLICES).is_file() || has("volumes") {
         return Ok(DataName::Acdc);
     }
     bail!(
@@ -148,7 +151,9 @@ fn finding(volume: Volume, classes: &[String]) -> Finding {
     let mut labelled = Vec::with_capacity(case.shape[0]);
     for slice in label.chunks_exact(plane) {
         let before = voxels[0];
-        slice.iter().for_each(|&class| voxels[usize::from(class)] += 1);
+        for &class in slice {
+            voxels[usize::from(class)] += 1;
+        }
         labelled.push(plane - (voxels[0] - before));
     }
     let empty_slices = labelled.iter().filter(|&&count| count == 0).count();

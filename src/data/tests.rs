@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use super::*;
 
+mod mutated;
+
 /// Settings of the smallest phantom.
 fn settings() -> DataSettings {
     DataSettings { name: DataName::Phantom, root: "".into(), patients: 10, seed: 3, unlabelled: false }

@@ -47,7 +47,9 @@ impl Intensity {
                         voxel(at, shape)
                     );
                 }
-                values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+                for value in &mut values {
+                    *value = value.clamp(0.0, 1.0);
+                }
                 return Ok(values);
             }
             Self::MinMax => {

@@ -142,11 +142,10 @@ fn facts(data: &DataSettings) -> Facts {
             Facts::expected(data.name, phantom_train_patients(data.patients), 2 * data.patients)
         }
         // SSL4MIS: 100 patients with two volumes each, 70 of them for training.
-        DataName::Acdc => Facts::expected(data.name, 70, 200),
+        // Of a set of one's own nothing is known.
+        DataName::Acdc | DataName::Own => Facts::expected(data.name, 70, 200),
         // The open release: 320 patients with labels, split 7:2:1.
         DataName::Mnms => Facts::expected(data.name, 224, 640),
-        // Nothing is known of it: as ACDC.
-        DataName::Own => Facts::expected(data.name, 70, 200),
     }
 }
 

@@ -5,7 +5,11 @@ use serde_json::{Map, Value, json};
 use super::schema::{Count, KEYS, Key, Kind, Range, SHORTHANDS};
 
 /// The source of the settings, whose documentation describes them here, too.
-const SETTINGS: &str = concat!(include_str!("settings.rs"), include_str!("settings/methods.rs"));
+const SETTINGS: &str = concat!(
+    include_str!("settings.rs"),
+    include_str!("settings/data.rs"),
+    include_str!("settings/methods.rs")
+);
 
 /// The schema. Settings are named by their dotted paths or nested; every setting is also an axis.
 pub fn schema() -> Value {

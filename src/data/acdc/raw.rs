@@ -113,7 +113,7 @@ pub(super) fn open(root: &Path, patients: &[Patient]) -> Source {
     }
     let testing = patients.iter().filter(|patient| patient.testing).count();
     let (entries, order, rule) = if has_lists {
-        let (entries, order) = split::by_lists(root, candidates, 0, &mut hash, &mut found);
+        let (entries, order) = split::by_lists(root, &candidates, 0, &mut hash, &mut found);
         (entries, order, format!("the lists in {}", root.display()))
     } else {
         if testing > 0 {
@@ -276,6 +276,12 @@ fn published_lists() -> (Vec<Listed>, Slices) {
         }
     }
     (volumes, slices)
+}
+
+/// Whether a text is an `Info.cfg`, for the tests with damaged ones.
+#[cfg(test)]
+pub(in crate::data) fn accepts_info(text: &str) -> bool {
+    parse_info(text).is_ok()
 }
 
 #[cfg(test)]

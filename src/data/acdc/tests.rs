@@ -272,9 +272,8 @@ fn the_real_data_set_has_the_published_counts() {
     let slices = |split| data.cases_of(split).map(|case| data.cases()[case].shape[0]).sum::<usize>();
     assert_eq!(Split::ALL.map(slices), [1312, 210, 380], "slices of the splits");
     assert_eq!(data.cases_of(Split::Test).count(), 40, "test volumes");
-    let cases = 0..data.cases().len();
-    let background =
-        cases.map(|case| data.label(case).iter().filter(|&&l| l == 0).count()).sum::<usize>() as f64;
+    let labels = (0..data.cases().len()).flat_map(|case| data.label(case));
+    let background = labels.filter(|&&label| label == 0).count() as f64;
     let voxels = data.cases().iter().map(crate::data::Case::voxels).sum::<usize>() as f64;
     assert!((background / voxels - 0.962).abs() < 5e-4, "96.2 % of the pixels are background");
     for case in 0..data.cases().len() {

@@ -38,8 +38,8 @@ pub(super) fn write(patients: &[Patient], out: &Path) -> Result<()> {
         let all =
             Image { dims: [width, height, depth, TIMES], spacing, voxels: &series(patient, phases), style };
         all.write(&folder, &format!("{name}_4d"))?;
-        for phase in 0..2 {
-            let frame = format!("{name}_frame{:02}", phases[phase] + 1);
+        for (phase, time) in phases.into_iter().enumerate() {
+            let frame = format!("{name}_frame{:02}", time + 1);
             // One in seven has end-systole in the series alone.
             if !(phase == 1 && patient.number % 7 == 3) {
                 Image { dims, spacing, voxels: &patient.images[phase], style }.write(&folder, &frame)?;

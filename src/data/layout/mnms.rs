@@ -95,7 +95,7 @@ pub(super) fn write(patients: &[Patient], out: &Path) -> Result<()> {
 
 /// End-diastole and end-systole, from 0: many series begin elsewhere in the cycle.
 fn phases(patient: &Patient) -> [usize; 2] {
-    if patient.number % 3 == 0 { [TIMES - 1, 1] } else { [0, 2] }
+    if patient.number.is_multiple_of(3) { [TIMES - 1, 1] } else { [0, 2] }
 }
 
 fn vendor(patient: &Patient) -> (&'static str, &'static str, u32) {

@@ -77,10 +77,10 @@ impl Card {
     }
 
     pub(super) fn codes(&self) -> Codes {
-        match self.codes.is_empty() {
-            true => Codes::default(),
-            false => Codes::new(self.codes.iter().map(|(&code, &class)| (code, class))),
+        if self.codes.is_empty() {
+            return Codes::default();
         }
+        Codes::new(self.codes.iter().map(|(&code, &class)| (code, class)))
     }
 
     /// The shares of a drawn split.
@@ -277,19 +277,12 @@ fn codes(node: &Node, classes: &[String], report: &mut Reporter) -> BTreeMap<i64
         };
         let Some(class) = text("codes", node, report) else { continue };
         let number = class.trim().parse::<usize>().ok().filter(|&class| class < classes.len());
-        match classes.iter().position(|known| *known == class).or(number) {
-            Some(class) => {
-                codes.insert(i64::from(code), class as u8);
-            }
-            None => {
-                let help = did_you_mean(&class, classes.iter().map(String::as_str));
-                let help = help.unwrap_or_else(|| format!("`classes` has {}", classes.join(", ")));
-                report.error(
-                    node.place,
-                    format!("`codes`: there is no class `{}`", node.shown()),
-                    Some(help),
-                );
-            }
+        if let Some(class) = classes.iter().position(|known| *known == class).or(number) {
+            codes.insert(i64::from(code), class as u8);
+        } else {
+            let help = did_you_mean(&class, classes.iter().map(String::as_str));
+            let help = help.unwrap_or_else(|| format!("`classes` has {}", classes.join(", ")));
+            report.error(node.place, format!("`codes`: there is no class `{}`", node.shown()), Some(help));
         }
     }
     codes

@@ -77,12 +77,11 @@ impl Pattern {
             "it has no `{{patient}}`, which tells patients apart"
         );
         ensure!(names.len() <= MOST_PLACES, "it has more than {MOST_PLACES} places");
-        let lower = path.to_ascii_lowercase();
-        let is_hdf5 = lower.ends_with(".h5") || lower.ends_with(".hdf5");
+        let is_hdf5 = is_hdf5(Path::new(path));
         match &dataset {
             None if is_hdf5 => bail!("it names no dataset of the HDF5 file: write `{text}#image`"),
             Some(name) if !is_hdf5 => bail!("only HDF5 files (.h5) have a dataset `{name}`"),
-            None if !(lower.ends_with(".nii") || lower.ends_with(".nii.gz")) => {
+            None if !is_nifti(Path::new(path)) => {
                 bail!("files end in .nii, .nii.gz, .h5 or .hdf5");
             }
             _ => {}
@@ -142,6 +141,19 @@ impl Pattern {
         };
         self.parts.iter().map(part).collect()
     }
+}
+
+/// Whether a file is called as HDF5 files are.
+pub(super) fn is_hdf5(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "h5" || end == "hdf5")
+}
+
+/// Whether a file is called as NIfTI files are, compressed or not.
+pub(super) fn is_nifti(path: &Path) -> bool {
+    let is_nii = |path: &Path| path.extension().is_some_and(|end| end == "nii");
+    is_nii(path)
+        || path.extension().is_some_and(|end| end == "gz")
+            && path.file_stem().is_some_and(|stem| is_nii(Path::new(stem)))
 }
 
 /// The pieces of one part of a path; its places go to `names`.

@@ -136,6 +136,17 @@ fn tests(frame: &Frame, table: &Table) -> Option<String> {
     ))
 }
 
+/// What every table says first where the test patients chose the networks.
+fn test_selection(sweep: &Sweep) -> Option<String> {
+    let chosen =
+        sweep.setting("evaluate.select").iter().any(|select| select == crate::results::TEST_SELECTED);
+    chosen.then(|| {
+        "Networks were chosen by the test patients (train.selection: test): these are the best of many looks at them, and \
+         not comparable with networks chosen by validation."
+            .to_owned()
+    })
+}
+
 /// What else a reader has to know.
 pub(super) fn notes(frame: &Frame, table: &Table, absent: &[String]) -> Vec<String> {
     let (sweep, mut notes) = (frame.sweep, Vec::new());
@@ -143,6 +154,7 @@ pub(super) fn notes(frame: &Frame, table: &Table, absent: &[String]) -> Vec<Stri
         notes.push("No point of the sweep belongs to this table.".to_owned());
         return notes;
     }
+    notes.extend(test_selection(sweep));
     let done = |group: &Group| group.points.iter().filter(|&&p| sweep.points[p].done()).count();
     let counts: Vec<usize> = frame.groups().map(done).filter(|&n| n > 0).collect();
     if counts.iter().all(|&n| n == 1) && !counts.is_empty() {

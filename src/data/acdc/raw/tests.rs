@@ -50,10 +50,10 @@ fn the_published_lists_have_the_published_counts() {
     assert_eq!(volumes[0].name, "patient099_frame01");
     assert_eq!(slices[0], (0, 14, 1), "patient099_frame01_slice_15");
     // Each volume's slices are 1 to n, each once.
-    for volume in 0..140 {
+    for (volume, Listed { name, .. }) in volumes.iter().enumerate().take(140) {
         let mut its: Vec<usize> = slices.iter().filter(|&&(v, ..)| v == volume).map(|&(_, z, _)| z).collect();
         its.sort_unstable();
-        assert!(its.iter().copied().eq(0..its.len()), "{}", volumes[volume].name);
+        assert!(its.iter().copied().eq(0..its.len()), "{name}");
     }
 }
 
