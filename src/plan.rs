@@ -30,6 +30,8 @@ use crate::spec::{Axes, Sweep};
 use crate::stage::{Parent, StageKind, StageSpec};
 use crate::store::key::Key;
 
+pub use effect::idle_paths;
+
 /// A point with the stages that its result needs.
 #[derive(Clone, Debug)]
 pub struct PlannedPoint {

@@ -62,6 +62,12 @@ pub(super) fn idle_in_training(settings: &Settings) -> Vec<Idle> {
     idle
 }
 
+/// The settings, by the beginnings of their dotted paths, that stand in a training's settings though it does not read
+/// them: other stages do, or none.
+pub fn idle_paths(settings: &Settings) -> Vec<&'static str> {
+    idle_in_training(settings).iter().flat_map(|(paths, _)| *paths).copied().collect()
+}
+
 /// Whether training and evaluation run the diffusion model themselves, rather than read cached features.
 pub(super) fn reads_diffusion(settings: &Settings) -> bool {
     let online = settings.features.mode == FeatureMode::Online;
