@@ -1,6 +1,7 @@
 //! Stages: pure functions of their settings, their parents' content and their code version.
 
 pub mod event;
+pub mod show;
 
 mod evaluate;
 mod features;
