@@ -20,12 +20,8 @@ pub fn schema() -> Value {
         "axis_names".into(),
         json!({"enum": KEYS.iter().map(|key| key.path).chain(tables()).collect::<Vec<_>>()}),
     );
-    let metrics = json!({"enum": super::report::METRICS});
     let table = table(&axes);
-    let figure = json!({
-        "type": "object", "additionalProperties": false, "required": ["x"],
-        "properties": {"kind": {"enum": ["sensitivity"]}, "x": axes, "y": metrics},
-    });
+    let figure = figure(&axes);
     let nullable = |value: Value| json!({"anyOf": [value, {"type": "null"}]});
     let section = |value: Value, text: &str| described(nullable(value), text);
     json!({
@@ -60,7 +56,7 @@ pub fn schema() -> Value {
                         "figures": {"type": "array", "items": figure},
                         "pictures": {
                             "type": "boolean",
-                            "description": "Whether images sampled from the diffusion models are shown",
+                            "description": "Whether images are shown: slices, feature maps, samples; without it, of generated data only",
                         },
                     },
                 }),
@@ -101,6 +97,26 @@ fn table(axes: &Value) -> Value {
     ];
     let properties: Map<String, Value> = KEYS.map(String::from).into_iter().zip(properties).collect();
     json!({"type": "object", "additionalProperties": false, "required": ["rows"], "properties": properties})
+}
+
+/// A figure of the report.
+fn figure(axes: &Value) -> Value {
+    use super::report::FigureKind;
+    use super::report::figure::KEYS;
+    let kinds = FigureKind::ALL.map(|(name, _)| name);
+    let several = || json!({"anyOf": [axes, {"type": "array", "items": axes}]});
+    let properties = [
+        described(json!({"enum": kinds}), "What is drawn"),
+        described(several(), "The axis along x, the two of a heat map, or those that make configurations"),
+        described(json!({"type": "string"}), "The metric, also of one class (dice_LV), or what was logged"),
+        described(several(), "The axes that make series"),
+        described(json!({"type": "object"}), "Only the points whose axes have one of these values"),
+        described(json!({"type": "object"}), "The configuration that others are set against"),
+        described(json!({"type": "string"}), "The name of its files"),
+        described(json!({"type": "string"}), "Text that begins its caption"),
+    ];
+    let properties: Map<String, Value> = KEYS.map(String::from).into_iter().zip(properties).collect();
+    json!({"type": "object", "additionalProperties": false, "properties": properties})
 }
 
 fn described(mut value: Value, text: &str) -> Value {

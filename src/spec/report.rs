@@ -6,47 +6,23 @@ use super::diagnostics::{Reporter, choice, did_you_mean};
 use super::written::text;
 use super::yaml::{Content, Name, Node, shorten};
 
+pub(super) mod figure;
 pub(super) mod table;
 
+pub use figure::{FigureKind, FigureSettings, Pictures};
 pub use table::{Published, TableSettings};
 
 /// The `report` section of a sweep file. Where it is empty, the report chooses: one table over all axes but the seed,
 /// and a sensitivity plot for each numeric axis.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReportSettings {
     /// Tables, in order.
     pub tables: Vec<TableSettings>,
     /// Figures, in order.
     pub figures: Vec<FigureSettings>,
-    /// Whether images sampled from the diffusion models are shown. They may resemble the patients it was trained on.
-    pub pictures: bool,
-}
-
-impl Default for ReportSettings {
-    fn default() -> Self {
-        Self { tables: vec![], figures: vec![], pictures: true }
-    }
-}
-
-/// One figure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FigureSettings {
-    /// What is drawn.
-    pub kind: FigureKind,
-    /// The axis along x.
-    pub x: String,
-    /// The metric along y.
-    pub y: String,
-}
-
-/// What a figure draws.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FigureKind {
-    /// A metric over the values of one axis.
-    Sensitivity,
+    /// Whose images are shown: slices with their labels, feature maps, samples of the diffusion models.
+    pub pictures: Pictures,
 }
 
 /// One name or a list of names.
@@ -92,36 +68,21 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Repor
                     each("tables", node, report, |node, report| table::read(node, axes, report));
             }
             "figures" => {
-                settings.figures = each("figures", node, report, |node, report| figure(node, axes, report));
+                settings.figures =
+                    each("figures", node, report, |node, report| figure::read(node, axes, report));
             }
             "pictures" => {
                 let word = word("pictures", "a truth value", node, &["true", "false"], report);
-                settings.pictures = word.is_none_or(|word| word == "true");
+                settings.pictures = match word.as_deref() {
+                    Some("true") => Pictures::All,
+                    Some(_) => Pictures::None,
+                    None => Pictures::Generated,
+                };
             }
             _ => unknown("report", name, &["tables", "figures", "pictures"], report),
         }
     }
     settings
-}
-
-fn figure(node: &Node, axes: &[String], report: &mut Reporter) -> Option<FigureSettings> {
-    let (mut kind, mut x, mut y) = (FigureKind::Sensitivity, None, METRICS[0].to_owned());
-    let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
-    for (name, node) in entries("figure", node, report) {
-        match name.text.as_str() {
-            "kind" if word("kind", "a kind of figure", node, &["sensitivity"], report).is_some() => {
-                kind = FigureKind::Sensitivity;
-            }
-            "kind" => {}
-            "x" => x = Some(word("x", "an axis", node, &axes, report).unwrap_or_default()),
-            "y" => y = word("y", "a metric", node, &METRICS, report).unwrap_or_default(),
-            _ => unknown("figure", name, &["kind", "x", "y"], report),
-        }
-    }
-    if x.is_none() {
-        missing("figure", "x", node, report);
-    }
-    Some(FigureSettings { kind, x: x?, y })
 }
 
 /// The entries of a map; anything else is reported.

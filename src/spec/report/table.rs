@@ -192,7 +192,7 @@ pub(super) fn read(node: &Node, axes: &[String], report: &mut Reporter) -> Optio
     Some(TableSettings { rows: rows?, ..table })
 }
 
-fn file_name(node: &Node, report: &mut Reporter) -> Option<String> {
+pub(super) fn file_name(node: &Node, report: &mut Reporter) -> Option<String> {
     let name = text(node, "name", report)?;
     if is_name(&name) {
         return Some(name);
@@ -203,7 +203,7 @@ fn file_name(node: &Node, report: &mut Reporter) -> Option<String> {
 }
 
 /// A map from axes to what `read` makes of their values.
-fn values<T>(
+pub(super) fn values<T>(
     key: &str,
     node: &Node,
     axes: &[&str],
@@ -227,7 +227,7 @@ fn values<T>(
 }
 
 /// A value as frames hold it: a list in brackets, nothing as an empty text, all else as it is written.
-fn single(node: &Node) -> Option<String> {
+pub(super) fn single(node: &Node) -> Option<String> {
     match &node.content {
         _ if node.is_null() => Some(String::new()),
         Content::Text { text, .. } => Some(text.clone()),
@@ -240,7 +240,7 @@ fn single(node: &Node) -> Option<String> {
 }
 
 /// One value or a list of them. A list of numbers is both: the value of an axis of lists, and several of another.
-fn several(node: &Node) -> Option<Vec<String>> {
+pub(super) fn several(node: &Node) -> Option<Vec<String>> {
     let whole = single(node)?;
     let Content::List(items) = &node.content else { return Some(vec![whole]) };
     let mut values: Vec<String> = items.iter().map(single).collect::<Option<_>>()?;

@@ -269,7 +269,7 @@ report:
     error: a.yaml:7:7: a table needs `rows`
       7 |     - caption: x
         |       ^
-    error: a.yaml:9:15: `kind: bar` is not a kind of figure: expected `sensitivity`
+    error: a.yaml:9:15: `kind: bar` is not a kind of figure: expected `sensitivity`, `ratio`, `category`, `ablation`, `heatmap`, `learning`, `accepted`, `scatter`, `box`, `ranks`, `diffusion`, `overlay`, `features` or `samples`
       9 |     - { kind: bar, x: tau }
         |               ^^^
     error: a.yaml:9:23: `x: tau` is not an axis: expected `dfm` or `seed`
