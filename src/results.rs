@@ -9,9 +9,13 @@
 //!
 //! Dice and Jaccard are fractions 0–1, distances voxels. Metrics of a point are means over its cases, class by class,
 //! and then over the classes. Axes keep their type: truth values, whole numbers and numbers as such, lists and all
-//! else as text. Equal input gives equal bytes.
+//! else as text. Equal input gives equal bytes. The frames lie as Parquet and CSV; both open in Polars and pandas, which
+//! `scripts/check_frames.py` shows and checks: `pl.read_parquet("results/NAME/cases.parquet")`, `pd.read_parquet(…)`.
 
 pub mod index;
+pub mod pictures;
+pub mod query;
+pub mod stages;
 mod columns;
 mod counts;
 mod diffusion;
@@ -31,7 +35,7 @@ use crate::store::files;
 use columns::Builder;
 use read::{Case, Step};
 
-pub use diffusion::{ModelRecord, Samples};
+pub use diffusion::{ModelRecord, Samples, samples};
 
 /// The metrics of a case, in the order of all tables.
 pub use crate::spec::report::METRICS;
@@ -331,7 +335,7 @@ pub fn write(frames: &Frames, dir: &Path) -> Result<()> {
 
 /// Reads what [`write()`] wrote; sampled images are not among it.
 pub fn read(dir: &Path) -> Result<Frames> {
-    let [points, cases, history, diffusion] = FRAMES.map(|name| read_frame(dir, name));
+    let [points, cases, history, diffusion] = FRAMES.map(|name| read_frame(dir, name, None));
     Ok(Frames {
         points: points?,
         cases: cases?,
@@ -344,26 +348,34 @@ pub fn read(dir: &Path) -> Result<Frames> {
 /// Reads what tables are made of: points and cases; the other frames are empty.
 pub fn read_tables(dir: &Path) -> Result<Frames> {
     Ok(Frames {
-        points: read_frame(dir, FRAMES[0])?,
-        cases: read_frame(dir, FRAMES[1])?,
+        points: read_frame(dir, FRAMES[0], None)?,
+        cases: read_frame(dir, FRAMES[1], None)?,
         history: DataFrame::empty(),
         diffusion: DataFrame::empty(),
         samples: Vec::new(),
     })
 }
 
-/// Reads one of [`FRAMES`].
+/// Reads one of [`FRAMES`] from `dir`: all of it, or some of its columns.
 ///
 /// # Errors
-/// Where it is not there or not a frame: names the file and the remedy.
-pub fn read_frame(dir: &Path, name: &str) -> Result<DataFrame> {
+/// Where the file is not there or is no such frame; names it and the remedy.
+pub fn read_frame(dir: &Path, name: &str, columns: Option<&[&str]>) -> Result<DataFrame> {
+    let columns = columns.map(|columns| columns.iter().map(|&column| column.to_owned()).collect());
+    open(dir, name)?.with_columns(columns).finish().with_context(|| foreign(dir, name))
+}
+
+fn open(dir: &Path, name: &str) -> Result<ParquetReader<File>> {
     let path = dir.join(format!("{name}.parquet"));
     let file = File::open(&path).with_context(|| {
         format!("cannot open {}: run the sweep first, or name its folder with --results", path.display())
     })?;
-    ParquetReader::new(file).finish().with_context(|| {
-        format!("{} is no frame of this program: delete it and run the sweep again", path.display())
-    })
+    Ok(ParquetReader::new(file))
+}
+
+fn foreign(dir: &Path, name: &str) -> String {
+    let path = dir.join(format!("{name}.parquet"));
+    format!("{} is no frame of this program: delete it and run the sweep again", path.display())
 }
 
 /// The names of the axes of a points frame: what stands between `id` and `status`.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cancel;
+mod compare;
 mod completions;
 mod damage;
 mod doctor;
@@ -14,8 +15,10 @@ mod lookup;
 mod methods;
 mod pipeline;
 mod plan;
+mod plot;
 mod progress;
 mod provenance;
+mod query;
 mod report;
 mod rerun;
 mod run;
@@ -73,6 +76,9 @@ enum Command {
     Cancel(cancel::Args),
     Report(report::Args),
     Tables(tables::Args),
+    Plot(plot::Args),
+    Query(query::Args),
+    Compare(compare::Args),
     Methods(methods::Args),
     Rerun(rerun::Args),
     Gc(gc::Args),
@@ -150,6 +156,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Tables(args) => tables::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Cancel(args) => cancel::run(&args),

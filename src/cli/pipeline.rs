@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{OrBadInput as _, damage, provenance, tell};
 use crate::plan::Plan;
-use crate::report;
+use crate::report::{self, Backing};
 use crate::results::index::Index;
+use crate::results::stages::Stages;
 use crate::results::{self, Status};
 use crate::spec::report::ReportSettings;
 use crate::spec::{self, Sweep};
@@ -130,7 +131,14 @@ impl Output {
         results::write(&frames, &self.results)?;
         provenance::write(index, store, &self.results)?;
         Declared::of(&head.description, &head.report).write(&self.results)?;
-        let rendered = report::render(&frames, &head.name, &head.description, &head.report, &self.report)?;
+        let rendered = report::render(
+            &frames,
+            &Backing { stages: Stages::of_store(index, store)?, store: Some((index, store)) },
+            &head.name,
+            &head.description,
+            &head.report,
+            &self.report,
+        )?;
         if records.iter().all(|record| record.status == Status::Done) && store.root().is_dir() {
             let made = Made { from: self.fingerprint(index), files: self.files()? };
             files::write_atomic(mark(store, &head.name), serde_json::to_vec(&made)?)?;
@@ -154,7 +162,8 @@ impl Output {
         settings: &ReportSettings,
     ) -> Result<PathBuf> {
         let frames = results::read(&self.results)?;
-        Ok(report::render(&frames, name, description, settings, &self.report)?.index)
+        let backing = Backing { stages: Stages::of_folder(&self.results)?, store: None };
+        Ok(report::render(&frames, &backing, name, description, settings, &self.report)?.index)
     }
 
     /// Whether the report of exactly this sweep, whole, lies there already.

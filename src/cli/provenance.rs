@@ -12,17 +12,15 @@ use serde_json::{Value, json};
 use super::progress::time;
 use super::table::bytes;
 use crate::results::index::Index;
+use crate::results::stages::PROVENANCE;
 use crate::store::{Meta, Store, files};
-
-/// The file.
-const FILE: &str = "provenance.jsonl";
 
 /// Writes the file into `dir`.
 pub(super) fn write(index: &Index, store: &Store, dir: &Path) -> Result<()> {
     let stages = index.stages().par_iter();
     let lines: Vec<String> =
         stages.filter_map(|stage| Some(format!("{}\n", object(&store.meta(&stage.key)?)))).collect();
-    files::write_atomic(dir.join(FILE), lines.concat())
+    files::write_atomic(dir.join(PROVENANCE), lines.concat())
 }
 
 /// What is known of a finished stage, but its files.

@@ -21,8 +21,8 @@ const NO_LABEL: u8 = 2;
 pub(super) struct Cases {
     /// The classes, in the order of the points frame.
     pub(super) classes: Vec<String>,
-    /// How many patients there are over all points.
-    patients: usize,
+    /// The patients of all points, in the order in which they first appear.
+    pub(super) patients: Vec<String>,
     /// For each point, its part of [`Self::order`].
     ranges: Vec<Range<usize>>,
     /// Rows of the frame, point by point.
@@ -71,27 +71,21 @@ impl Cases {
             at.map(|at| at as u32)
                 .with_context(|| format!("class `{name}` is none of {}", classes.join(", ")))
         })?;
-        let mut names = HashMap::new();
+        let (mut names, mut patients) = (HashMap::new(), Vec::new());
         let column = if rows > 0 && column(frame, "patient")?.null_count() == 0 { "patient" } else { "case" };
         let patient = numbered(frame, column, |name| {
             let next = names.len() as u32;
-            Ok(*names.entry(name.to_owned()).or_insert(next))
+            Ok(*names.entry(name.to_owned()).or_insert_with(|| {
+                patients.push(name.to_owned());
+                next
+            }))
         })?;
         let mut empty = flags(frame, "empty_prediction", NO_PREDICTION)?;
         for (flag, label) in empty.iter_mut().zip(flags(frame, "empty_label", NO_LABEL)?) {
             *flag |= label;
         }
         let (ranges, order) = by_point(&owner, sweep.points.len());
-        Ok(Self {
-            classes,
-            patients: names.len(),
-            ranges,
-            order,
-            patient,
-            class,
-            empty,
-            frame: frame.clone(),
-        })
+        Ok(Self { classes, patients, ranges, order, patient, class, empty, frame: frame.clone() })
     }
 
     /// The values of `metric`; `empty` overrides what an empty mask's distances are. `None` where the frame does not
@@ -167,19 +161,19 @@ impl Measure<'_> {
     /// What `points` say of each patient.
     pub(super) fn patients(&self, points: &[usize], classes: &[usize]) -> Patients {
         let cases = self.cases;
-        let mut all = vec![(0.0, 0.0); cases.patients * classes.len()];
+        let mut all = vec![(0.0, 0.0); cases.patients.len() * classes.len()];
         let mut places = vec![None; cases.classes.len()];
         classes.iter().enumerate().for_each(|(place, &class)| places[class] = Some(place));
         for row in points.iter().flat_map(|&point| cases.rows(point)) {
             if let Some(place) = places[cases.class[row] as usize].filter(|_| !self.values[row].is_nan()) {
-                let (sum, count) = &mut all[place * cases.patients + cases.patient[row] as usize];
+                let (sum, count) = &mut all[place * cases.patients.len() + cases.patient[row] as usize];
                 *sum += self.values[row];
                 *count += 1.0;
             }
         }
-        let of = |place: usize, id: u32| all[place * cases.patients + id as usize];
+        let of = |place: usize, id: u32| all[place * cases.patients.len() + id as usize];
         let seen = |id: &u32| (0..classes.len()).any(|place| of(place, *id).1 > 0.0);
-        let ids: Vec<u32> = (0..cases.patients as u32).filter(seen).collect();
+        let ids: Vec<u32> = (0..cases.patients.len() as u32).filter(seen).collect();
         let column = |place: usize| ids.iter().map(move |&id| of(place, id));
         let mean = |&id: &u32| {
             let classes = (0..classes.len()).map(|place| of(place, id)).filter(|(_, count)| *count > 0.0);

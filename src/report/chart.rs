@@ -6,9 +6,9 @@ use super::labels;
 /// Text and axes.
 pub(super) const INK: Colour = Colour::new(0x22, 0x22, 0x22);
 /// Tick labels.
-const SOFT: Colour = Colour::new(0x50, 0x50, 0x50);
+pub(super) const SOFT: Colour = Colour::new(0x50, 0x50, 0x50);
 /// Grid lines.
-const GRID: Colour = Colour::new(0xe6, 0xe6, 0xe6);
+pub(super) const GRID: Colour = Colour::new(0xe6, 0xe6, 0xe6);
 /// Lines that are context, not content.
 pub(super) const FAINT: Colour = Colour::new(0xb0, 0xb0, 0xb0);
 /// Colours of Okabe and Ito, which the colour-blind tell apart, ordered so that neighbours differ in lightness too.
@@ -24,11 +24,19 @@ const PALETTE: [Colour; 8] = [
 ];
 /// More series than this are not told apart by colour.
 pub(super) const MOST_SERIES: usize = PALETTE.len();
-/// Sizes of text, in pixels.
-pub(super) const TEXT: f64 = 13.0;
-const TICK: f64 = 12.0;
+/// Width of a figure in pixels: a column of a journal, 3.5 inches.
+pub(super) const COLUMN: u32 = 336;
+/// Width of a figure over both columns, 7.16 inches.
+pub(super) const PAGE: u32 = 687;
+/// Height of the data's rectangle.
+pub(super) const PLOT: f64 = 170.0;
+/// Sizes of text in pixels: 7.5 and 7 points.
+pub(super) const TEXT: f64 = 10.0;
+pub(super) const TICK: f64 = 9.33;
 /// Height of a line of the legend.
-const LEGEND_LINE: f64 = 22.0;
+const LEGEND_LINE: f64 = 14.0;
+/// Width of a legend's sample.
+const SAMPLE: f64 = 22.0;
 
 /// How one series looks: colour, and a mark and dashes that hold in grey print.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +78,9 @@ impl Style {
     pub(super) fn line(self, drawing: &mut Drawing, points: &[At], width: f64) {
         match self.mark {
             0 => drawing.line(points, width, self.colour),
-            1 => drawing.dashed(points, width, self.colour, 8.0),
-            2 => drawing.dashed(points, width, self.colour, 4.5),
-            _ => drawing.dashed(points, width, self.colour, 13.0),
+            1 => drawing.dashed(points, width, self.colour, 5.0),
+            2 => drawing.dashed(points, width, self.colour, 2.6),
+            _ => drawing.dashed(points, width, self.colour, 8.5),
         }
     }
 }
@@ -165,32 +173,54 @@ pub(super) fn ticks(scale: &Scale, count: usize) -> Vec<Tick> {
     values.iter().map(|&value| scale.at(value)).zip(labels::numbers(&values)).collect()
 }
 
-/// Draws grid, axis line, ticks and title of a horizontal axis below `area`.
+/// Where the data begins at the left of a figure whose vertical axis has these ticks and a title.
+pub(super) fn left_of(ticks: &[Tick]) -> f64 {
+    widest(ticks) + TEXT + 15.0
+}
+
+fn widest(ticks: &[Tick]) -> f64 {
+    ticks.iter().map(|(_, text)| text_width(text, TICK, false)).fold(0.0, f64::max)
+}
+
+/// The height that ticks and title of a horizontal axis take below the data.
+pub(super) const BELOW: f64 = 36.0;
+
+/// Draws grid, axis line, ticks and title of a horizontal axis below `area`. Ticks that would touch the one before have
+/// no text.
 pub(super) fn axis_below(drawing: &mut Drawing, area: Area, ticks: &[Tick], title: &str, grid: bool) {
+    let mut free = f64::NEG_INFINITY;
     for (x, text) in ticks {
         if grid {
-            drawing.line(&[(*x, area.top), (*x, area.bottom)], 0.8, GRID);
+            drawing.line(&[(*x, area.top), (*x, area.bottom)], 0.6, GRID);
         }
-        drawing.line(&[(*x, area.bottom), (*x, area.bottom + 4.0)], 1.0, SOFT);
-        drawing.text(text, (*x, area.bottom + 18.0), TICK, Align::Centre, SOFT);
+        drawing.line(&[(*x, area.bottom), (*x, area.bottom + 3.0)], 0.7, SOFT);
+        let half = text_width(text, TICK, false) / 2.0;
+        if x - half > free {
+            free = x + half + 4.0;
+            drawing.text(text, (*x, area.bottom + 13.0), TICK, Align::Centre, SOFT);
+        }
     }
-    drawing.line(&[(area.left, area.bottom), (area.right, area.bottom)], 1.0, SOFT);
+    drawing.line(&[(area.left, area.bottom), (area.right, area.bottom)], 0.7, SOFT);
     let centre = f64::midpoint(area.left, area.right);
-    drawing.text(title, (centre, area.bottom + 40.0), TEXT, Align::Centre, INK);
+    drawing.text(title, (centre, area.bottom + 28.0), TEXT, Align::Centre, INK);
 }
 
 /// Draws grid, axis line, ticks and title of a vertical axis left of `area`.
 pub(super) fn axis_left(drawing: &mut Drawing, area: Area, ticks: &[Tick], title: &str) {
-    let mut widest = 0.0_f64;
     for (y, text) in ticks {
-        drawing.line(&[(area.left, *y), (area.right, *y)], 0.8, GRID);
-        drawing.text(text, (area.left - 8.0, y + TICK * 0.36), TICK, Align::Right, SOFT);
-        widest = widest.max(text_width(text, TICK, false));
+        drawing.line(&[(area.left, *y), (area.right, *y)], 0.6, GRID);
+        drawing.text(text, (area.left - 5.0, y + TICK * 0.36), TICK, Align::Right, SOFT);
     }
-    drawing.line(&[(area.left, area.top), (area.left, area.bottom)], 1.0, SOFT);
-    let at = (area.left - 8.0 - widest - 12.0, f64::midpoint(area.top, area.bottom));
+    drawing.line(&[(area.left, area.top), (area.left, area.bottom)], 0.7, SOFT);
+    let at = (area.left - 5.0 - widest(ticks) - 6.0, f64::midpoint(area.top, area.bottom));
+    upward(drawing, title, at);
+}
+
+/// Draws a text that is read from below to above, centred at `at`.
+pub(super) fn upward(drawing: &mut Drawing, text: &str, at: At) {
+    let text = text.to_owned();
     drawing.label(Label {
-        text: title.to_owned(),
+        text,
         at,
         size: TEXT,
         colour: INK,
@@ -200,10 +230,37 @@ pub(super) fn axis_left(drawing: &mut Drawing, area: Area, ticks: &[Tick], title
     });
 }
 
+/// Draws a bar from `low` to `high` with ends of `half` pixels to either side, upright or lying.
+pub(super) fn whisker(
+    drawing: &mut Drawing,
+    at: f64,
+    (low, high): (f64, f64),
+    half: f64,
+    upright: bool,
+    colour: Colour,
+) {
+    let place = |along: f64, aside: f64| if upright { (at + aside, along) } else { (along, at + aside) };
+    drawing.line(&[place(low, 0.0), place(high, 0.0)], 0.9, colour);
+    for end in [low, high] {
+        drawing.line(&[place(end, -half), place(end, half)], 0.9, colour);
+    }
+}
+
 /// An entry of a legend.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) text: String,
     pub(super) style: Style,
+}
+
+/// The entries of series of these names, in their order; none where there are too many to tell apart.
+pub(super) fn entries<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Entry> {
+    let entries: Vec<Entry> = names
+        .into_iter()
+        .enumerate()
+        .map(|(index, name)| Entry { text: name.to_owned(), style: style(index) })
+        .collect();
+    if entries.len() > MOST_SERIES { Vec::new() } else { entries }
 }
 
 /// Places entries in lines between `left` and `right`: for each entry its line and its left edge.
@@ -211,12 +268,12 @@ fn places(entries: &[Entry], left: f64, right: f64) -> Vec<(usize, f64)> {
     let (mut line, mut x) = (0, left);
     let mut places = Vec::new();
     for entry in entries {
-        let width = 39.0 + text_width(&entry.text, TICK, false);
+        let width = SAMPLE + 5.0 + text_width(&entry.text, TICK, false);
         if x + width > right && x > left {
             (line, x) = (line + 1, left);
         }
         places.push((line, x));
-        x += width + 20.0;
+        x += width + 12.0;
     }
     places
 }
@@ -227,7 +284,7 @@ pub(super) fn legend_height(entries: &[Entry], left: f64, right: f64) -> f64 {
         return 0.0;
     }
     let lines = places(entries, left, right).last().map_or(0, |(line, _)| line + 1);
-    lines as f64 * LEGEND_LINE + 8.0
+    lines as f64 * LEGEND_LINE + 5.0
 }
 
 /// Draws the legend from `top` downwards; nothing where there is but one entry.
@@ -237,10 +294,21 @@ pub(super) fn legend(drawing: &mut Drawing, entries: &[Entry], left: f64, right:
     }
     for (entry, (line, x)) in entries.iter().zip(places(entries, left, right)) {
         let y = top + (line as f64 + 0.5) * LEGEND_LINE;
-        entry.style.line(drawing, &[(x, y), (x + 31.0, y)], 2.0);
+        entry.style.line(drawing, &[(x, y), (x + SAMPLE, y)], 1.4);
         if marks {
-            entry.style.mark(drawing, (x + 15.5, y), 4.0, 1.0);
+            entry.style.mark(drawing, (x + SAMPLE / 2.0, y), 2.8, 1.0);
         }
-        drawing.text(&entry.text, (x + 38.0, y + TICK * 0.36), TICK, Align::Left, INK);
+        drawing.text(&entry.text, (x + SAMPLE + 5.0, y + TICK * 0.36), TICK, Align::Left, INK);
     }
+}
+
+/// Relative luminance of a colour, 0–1: what is left of it in grey print.
+#[cfg(test)]
+pub(super) fn luminance(colour: Colour) -> f64 {
+    let linear = |value: u8| {
+        let value = f64::from(value) / 255.0;
+        if value <= 0.040_45 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+    };
+    let (red, green, blue) = colour.rgb;
+    0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
 }

@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use polars::prelude::DataFrame;
 
-use super::chart::{self, Area, Entry, Scale, Tick};
+use super::chart::{self, Area, BELOW, COLUMN, Entry, PLOT, Scale, Tick};
 use super::drawing::Drawing;
-use super::figures::{Figure, PLOT, WIDTH};
+use super::figures::{Data, Figure, cell};
 use super::labels;
 
 /// The columns of the loss by diffusion step begin so; the first step of the bin follows.
@@ -61,10 +61,17 @@ pub(super) fn loss_by_step(frame: &DataFrame) -> Result<Option<Figure>> {
     let caption = format!(
         "Pre-training loss (mean squared error of the predicted noise) by diffusion step t; noise grows with t. {shown}"
     );
+    let mut data = Data::new(&["series", "diffusion_step", "loss"]);
+    for curve in &curves {
+        for &(step, loss) in &curve.points {
+            data.push([curve.name.clone(), cell(step), cell(loss)]);
+        }
+    }
     Ok(Some(Figure {
         slug: "diffusion_loss".into(),
         caption,
         drawing: draw(&curves, bins.len() as f64 * width),
+        data,
     }))
 }
 
@@ -105,28 +112,28 @@ impl Model {
 
 /// `steps` is the number of diffusion steps.
 fn draw(curves: &[Curve], steps: f64) -> Drawing {
-    let entry =
-        |(index, curve): (usize, &Curve)| Entry { text: curve.name.clone(), style: chart::style(index) };
-    let entries: Vec<Entry> = curves.iter().enumerate().map(entry).collect();
-    let (left, right) = (72.0, f64::from(WIDTH) - 18.0);
-    let top = 14.0 + chart::legend_height(&entries, left, right);
-    let area = Area { left, top, right, bottom: top + PLOT };
-    let mut drawing = Drawing::new(WIDTH, (area.bottom + 54.0) as u32);
-    let x = Scale::new(0.0, steps, left, right);
+    let entries: Vec<Entry> = chart::entries(curves.iter().map(|curve| curve.name.as_str()));
+    let (edge, right) = (8.0, f64::from(COLUMN) - 10.0);
+    let top = 8.0 + chart::legend_height(&entries, edge, right);
+    let bottom = top + PLOT;
     let logs: Vec<f64> = curves.iter().flat_map(|curve| &curve.points).map(|point| point.1.log10()).collect();
-    let y = Scale::around(&logs, (f64::NEG_INFINITY, f64::INFINITY), area.bottom, area.top);
-    chart::axis_left(&mut drawing, area, &decades(&logs, &y), "Loss");
-    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 6), "Diffusion step t", false);
+    let y = Scale::around(&logs, (f64::NEG_INFINITY, f64::INFINITY), bottom, top);
+    let ticks = decades(&logs, &y);
+    let area = Area { left: chart::left_of(&ticks), top, right, bottom };
+    let x = Scale::new(0.0, steps, area.left, right);
+    let mut drawing = Drawing::new(COLUMN, (bottom + BELOW) as u32);
+    chart::axis_left(&mut drawing, area, &ticks, "Loss");
+    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 5), "Diffusion step t", false);
     for (index, curve) in curves.iter().enumerate() {
         let style = chart::style(index);
         let line: Vec<(f64, f64)> =
             curve.points.iter().map(|(t, loss)| (x.at(*t), y.at(loss.log10()))).collect();
-        style.line(&mut drawing, &line, 2.0);
+        style.line(&mut drawing, &line, 1.3);
         for at in line {
-            style.mark(&mut drawing, at, 3.4, 1.0);
+            style.mark(&mut drawing, at, 2.3, 1.0);
         }
     }
-    chart::legend(&mut drawing, &entries, left, right, 8.0, true);
+    chart::legend(&mut drawing, &entries, edge, right, 4.0, true);
     drawing
 }
 

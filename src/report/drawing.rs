@@ -1,11 +1,11 @@
 //! A figure as a list of shapes, drawn by plotters as SVG and as PNG. Both come from the same list, so that they agree
-//! to a fraction of a pixel.
+//! to a fraction of a pixel. A pixel is 1/96 inch, as in SVG; PNGs have 300 of theirs an inch, and say so.
 
-use std::fs;
-use std::path::Path;
+use std::fmt::Write as _;
 use std::sync::Once;
 
 use anyhow::{Context as _, Result, anyhow};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use plotters::prelude::{
     BitMapBackend, DrawingBackend, FontDesc, FontFamily, FontStyle, FontTransform, IntoFont, RGBAColor,
     RGBColor, SVGBackend, ShapeStyle, TextStyle,
@@ -13,10 +13,14 @@ use plotters::prelude::{
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, register_font};
 
-/// Backends take whole pixels: everything is drawn at this scale.
-const SCALE: f64 = 4.0;
-/// Pixels of the PNG for one of the figure; what [`SCALE`] has beyond it smooths the edges.
-pub(super) const PNG_SCALE: u32 = 2;
+/// Backends take whole pixels: SVG is drawn at this scale.
+const SVG_SCALE: f64 = 10.0;
+/// Pixels of a PNG for one of the figure.
+const PNG_SCALE: f64 = 300.0 / 96.0;
+/// Pixels of a PNG in a metre: 300 an inch.
+const PIXELS_PER_METRE: u32 = 11_811;
+/// PNGs are drawn larger by this whole number, and shrunk, which smooths the edges.
+const FINER: usize = 2;
 /// plotters divides font sizes by this for SVG, and the bundled font's height is this many em.
 const FONT_HEIGHT: f64 = 1.24;
 /// The name that the bundled font is registered under, and SVG's generic family.
@@ -70,12 +74,37 @@ pub(super) struct Label {
     pub(super) upward: bool,
 }
 
+/// Pixels of a picture: RGB, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Picture {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) rgb: Vec<u8>,
+}
+
 /// What figures are made of.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
-    Line { points: Vec<At>, width: f64, colour: Colour },
-    Area { points: Vec<At>, colour: Colour },
-    Dot { centre: At, radius: f64, colour: Colour },
+    /// A picture in a rectangle, its upper left corner first; pictures lie below all other shapes.
+    Picture {
+        at: At,
+        size: (f64, f64),
+        picture: Picture,
+    },
+    Line {
+        points: Vec<At>,
+        width: f64,
+        colour: Colour,
+    },
+    Area {
+        points: Vec<At>,
+        colour: Colour,
+    },
+    Dot {
+        centre: At,
+        radius: f64,
+        colour: Colour,
+    },
     Text(Label),
 }
 
@@ -142,49 +171,124 @@ impl Drawing {
         self.shapes.push(Shape::Text(label));
     }
 
+    pub(super) fn picture(&mut self, at: At, size: (f64, f64), picture: Picture) {
+        self.shapes.push(Shape::Picture { at, size, picture });
+    }
+
+    /// A rectangle from one corner to the other.
+    pub(super) fn rectangle(&mut self, (left, top): At, (right, bottom): At, colour: Colour) {
+        self.area(&[(left, top), (right, top), (right, bottom), (left, bottom)], colour);
+    }
+
     /// The figure as one SVG element.
     pub(super) fn svg(&self) -> Result<String> {
         let mut text = String::new();
         {
-            let mut backend = SVGBackend::with_string(&mut text, self.scaled(SCALE));
+            let mut backend = SVGBackend::with_string(&mut text, self.scaled(SVG_SCALE));
             // SVG's `Top` anchor puts the baseline 0.76 em below the position.
-            paint(&mut backend, self, 0.76, false)?;
+            let canvas = Canvas { scale: SVG_SCALE, baseline: 0.76, segments: false };
+            background(&mut backend)?;
+            canvas.paint(&mut backend, self)?;
             drawn(backend.present())?;
         }
-        let (width, height) = self.scaled(SCALE);
+        let (width, height) = self.scaled(SVG_SCALE);
         let header = format!("<svg width=\"{width}\" height=\"{height}\"");
         let body = text.strip_prefix(&header).context("plotters starts an SVG with its size")?;
         let body = body.replace("font-family=\"sans-serif\"", &format!("font-family=\"{SVG_FAMILIES}\""));
         // plotters gives only areas a fill and no joins.
-        let body = body.replace("<polyline ", "<polyline stroke-linejoin=\"round\" ");
+        let mut body = body.replace("<polyline ", "<polyline stroke-linejoin=\"round\" ");
+        let pictures = self.svg_pictures()?;
+        if !pictures.is_empty() {
+            // Above the background, which is the first rectangle.
+            let end = body.find("/>").context("plotters draws the background first")? + 2;
+            body.insert_str(end, &pictures);
+        }
         Ok(format!("<svg width=\"{}\" height=\"{}\" role=\"img\"{body}", self.width, self.height))
     }
 
-    /// The figure as a PNG of [`PNG_SCALE`] times its size. plotters encodes into files only: `scratch`, which must end
-    /// in `.png`, is written and removed.
-    pub(super) fn png(&self, scratch: &Path) -> Result<Vec<u8>> {
-        let (width, height) = self.scaled(SCALE);
-        let mut pixels = vec![255; width as usize * height as usize * 3];
-        {
-            let mut backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
-            // plotters' own text drawing puts the baseline half the font's height below the position.
-            paint(&mut backend, self, FONT_HEIGHT / 2.0, true)?;
+    fn svg_pictures(&self) -> Result<String> {
+        let mut text = String::new();
+        for shape in &self.shapes {
+            let Shape::Picture { at, size, picture } = shape else { continue };
+            let png = encode(&picture.rgb, picture.width as u32, picture.height as u32, None)?;
+            let _ = write!(
+                text,
+                "\n<image x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" preserveAspectRatio=\"none\" \
+                 style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/>",
+                at.0 * SVG_SCALE,
+                at.1 * SVG_SCALE,
+                size.0 * SVG_SCALE,
+                size.1 * SVG_SCALE,
+                BASE64_STANDARD.encode(png)
+            );
         }
-        let small = shrink(&pixels, width as usize, (SCALE as usize) / PNG_SCALE as usize);
-        let size = self.scaled(f64::from(PNG_SCALE));
-        let write = || {
-            let mut backend = BitMapBackend::new(scratch, size);
-            drawn(backend.blit_bitmap((0, 0), size, &small))?;
-            drawn(backend.present())?;
-            fs::read(scratch).map_err(anyhow::Error::from)
-        };
-        let bytes = write().with_context(|| format!("cannot write {}", scratch.display()));
-        let _ = fs::remove_file(scratch);
-        bytes
+        Ok(text)
+    }
+
+    /// The figure as a PNG of 300 pixels an inch.
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
+        let (width, height) = self.scaled(PNG_SCALE);
+        let (wide, high) = (width as usize * FINER, height as usize * FINER);
+        let mut pixels = vec![255; wide * high * 3];
+        let scale = PNG_SCALE * FINER as f64;
+        for shape in &self.shapes {
+            if let Shape::Picture { at, size, picture } = shape {
+                blit(
+                    &mut pixels,
+                    wide,
+                    picture,
+                    (at.0 * scale, at.1 * scale),
+                    (size.0 * scale, size.1 * scale),
+                );
+            }
+        }
+        {
+            let mut backend = BitMapBackend::with_buffer(&mut pixels, (wide as u32, high as u32));
+            // plotters' own text drawing puts the baseline half the font's height below the position.
+            Canvas { scale, baseline: FONT_HEIGHT / 2.0, segments: true }.paint(&mut backend, self)?;
+        }
+        encode(&shrink(&pixels, wide, FINER), width, height, Some(PIXELS_PER_METRE))
     }
 
     fn scaled(&self, scale: f64) -> (u32, u32) {
-        ((f64::from(self.width) * scale) as u32, (f64::from(self.height) * scale) as u32)
+        let side = |pixels: u32| (f64::from(pixels) * scale).round() as u32;
+        (side(self.width), side(self.height))
+    }
+}
+
+/// RGB pixels as PNG, with their number in a metre where that is known.
+pub(super) fn encode(rgb: &[u8], width: u32, height: u32, per_metre: Option<u32>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Default);
+    if let Some(number) = per_metre {
+        encoder.set_pixel_dims(Some(png::PixelDimensions {
+            xppu: number,
+            yppu: number,
+            unit: png::Unit::Meter,
+        }));
+    }
+    let mut writer = encoder.write_header().context("cannot encode a picture")?;
+    writer.write_image_data(rgb).context("cannot encode a picture")?;
+    writer.finish().context("cannot encode a picture")?;
+    Ok(bytes)
+}
+
+/// Copies a picture into RGB pixels of `width` columns, each of its pixels a rectangle.
+fn blit(pixels: &mut [u8], width: usize, picture: &Picture, at: At, size: (f64, f64)) {
+    let (left, top) = (at.0.round() as usize, at.1.round() as usize);
+    let (right, bottom) = ((at.0 + size.0).round() as usize, (at.1 + size.1).round() as usize);
+    let rows = pixels.len() / 3 / width;
+    for y in top..bottom.min(rows) {
+        let from_y = ((y - top) * picture.height / (bottom - top)).min(picture.height - 1);
+        for x in left..right.min(width) {
+            let from_x = ((x - left) * picture.width / (right - left)).min(picture.width - 1);
+            let from = (from_y * picture.width + from_x) * 3;
+            let to = (y * width + x) * 3;
+            pixels[to..to + 3].copy_from_slice(&picture.rgb[from..from + 3]);
+        }
     }
 }
 
@@ -210,77 +314,95 @@ fn font(size: f64, bold: bool) -> FontDesc<'static> {
     (FontFamily::SansSerif, size * FONT_HEIGHT, style).into_font()
 }
 
-/// Draws all shapes. `baseline` is how far below the position a backend sets its text's baseline, in em; bitmaps want
-/// their thick lines as single segments (`segments`), because plotters fills self-crossing outlines with holes.
-fn paint<B: DrawingBackend>(backend: &mut B, drawing: &Drawing, baseline: f64, segments: bool) -> Result<()> {
-    let white = RGBColor(255, 255, 255).filled();
-    let (width, height) = backend.get_size();
-    drawn(backend.draw_rect((0, 0), (width as i32, height as i32), &white, true))?;
-    for shape in &drawing.shapes {
-        match shape {
-            Shape::Line { points, width, colour } => line(backend, points, *width, *colour, segments)?,
-            Shape::Area { points, colour } => {
-                drawn(backend.fill_polygon(points.iter().map(|&p| whole(p)), &colour.rgba().filled()))?;
+/// How a backend is drawn on.
+#[derive(Clone, Copy)]
+struct Canvas {
+    /// Its pixels for one of the figure.
+    scale: f64,
+    /// How far below the position it sets its text's baseline, in em.
+    baseline: f64,
+    /// Whether thick lines are drawn segment by segment: plotters fills self-crossing outlines in bitmaps with holes.
+    segments: bool,
+}
+
+impl Canvas {
+    /// Draws all shapes but pictures.
+    fn paint<B: DrawingBackend>(self, backend: &mut B, drawing: &Drawing) -> Result<()> {
+        for shape in &drawing.shapes {
+            match shape {
+                Shape::Picture { .. } => {}
+                Shape::Line { points, width, colour } => self.line(backend, points, *width, *colour)?,
+                Shape::Area { points, colour } => {
+                    let points = points.iter().map(|&p| self.whole(p));
+                    drawn(backend.fill_polygon(points, &colour.rgba().filled()))?;
+                }
+                Shape::Dot { centre, radius, colour } => {
+                    let radius = (radius * self.scale).round() as u32;
+                    drawn(backend.draw_circle(self.whole(*centre), radius, &colour.rgba().filled(), true))?;
+                }
+                Shape::Text(label) => self.text(backend, label)?,
             }
-            Shape::Dot { centre, radius, colour } => {
-                let radius = (radius * SCALE).round() as u32;
-                drawn(backend.draw_circle(whole(*centre), radius, &colour.rgba().filled(), true))?;
-            }
-            Shape::Text(label) => text(backend, label, baseline)?,
         }
+        Ok(())
     }
-    Ok(())
+
+    fn line<B: DrawingBackend>(
+        self,
+        backend: &mut B,
+        points: &[At],
+        width: f64,
+        colour: Colour,
+    ) -> Result<()> {
+        let mut points: Vec<(i32, i32)> = points.iter().map(|&p| self.whole(p)).collect();
+        points.dedup();
+        let stroke = ((width * self.scale).round() as u32).max(1);
+        let style = ShapeStyle { color: colour.rgba(), filled: false, stroke_width: stroke };
+        if points.len() < 2 {
+            return Ok(());
+        }
+        if !self.segments {
+            return drawn(backend.draw_path(points, &style));
+        }
+        for pair in points.windows(2) {
+            drawn(backend.draw_path(pair.iter().copied(), &style))?;
+        }
+        for &joint in &points[1..points.len() - 1] {
+            drawn(backend.draw_circle(joint, stroke / 2, &colour.rgba().filled(), true))?;
+        }
+        Ok(())
+    }
+
+    fn text<B: DrawingBackend>(self, backend: &mut B, label: &Label) -> Result<()> {
+        let anchor = match label.align {
+            Align::Left => HPos::Left,
+            Align::Centre => HPos::Center,
+            Align::Right => HPos::Right,
+        };
+        let colour = label.colour.rgba();
+        let font = font(label.size * self.scale, label.bold);
+        let font = if label.upward { font.transform(FontTransform::Rotate270) } else { font };
+        let style = TextStyle::from(font).color(&colour).pos(Pos::new(anchor, VPos::Top));
+        let above = self.baseline * label.size;
+        // Turned upward, "above the baseline" is to its left.
+        let at =
+            if label.upward { (label.at.0 - above, label.at.1) } else { (label.at.0, label.at.1 - above) };
+        drawn(backend.draw_text(&label.text, &style, self.whole(at)))
+    }
+
+    fn whole(self, at: At) -> (i32, i32) {
+        ((at.0 * self.scale).round() as i32, (at.1 * self.scale).round() as i32)
+    }
+}
+
+fn background<B: DrawingBackend>(backend: &mut B) -> Result<()> {
+    let (width, height) = backend.get_size();
+    let white = RGBColor(255, 255, 255).filled();
+    drawn(backend.draw_rect((0, 0), (width as i32, height as i32), &white, true))
 }
 
 /// Backends' errors have a type that plotters does not name.
 fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
     result.map_err(|error| anyhow!("cannot draw the figure: {error}"))
-}
-
-fn line<B: DrawingBackend>(
-    backend: &mut B,
-    points: &[At],
-    width: f64,
-    colour: Colour,
-    segments: bool,
-) -> Result<()> {
-    let mut points: Vec<(i32, i32)> = points.iter().map(|&p| whole(p)).collect();
-    points.dedup();
-    let stroke = ((width * SCALE).round() as u32).max(1);
-    let style = ShapeStyle { color: colour.rgba(), filled: false, stroke_width: stroke };
-    if points.len() < 2 {
-        return Ok(());
-    }
-    if !segments {
-        return drawn(backend.draw_path(points, &style));
-    }
-    for pair in points.windows(2) {
-        drawn(backend.draw_path(pair.iter().copied(), &style))?;
-    }
-    for &joint in &points[1..points.len() - 1] {
-        drawn(backend.draw_circle(joint, stroke / 2, &colour.rgba().filled(), true))?;
-    }
-    Ok(())
-}
-
-fn text<B: DrawingBackend>(backend: &mut B, label: &Label, baseline: f64) -> Result<()> {
-    let anchor = match label.align {
-        Align::Left => HPos::Left,
-        Align::Centre => HPos::Center,
-        Align::Right => HPos::Right,
-    };
-    let colour = label.colour.rgba();
-    let font = font(label.size * SCALE, label.bold);
-    let font = if label.upward { font.transform(FontTransform::Rotate270) } else { font };
-    let style = TextStyle::from(font).color(&colour).pos(Pos::new(anchor, VPos::Top));
-    let above = baseline * label.size;
-    // Turned upward, "above the baseline" is to its left.
-    let at = if label.upward { (label.at.0 - above, label.at.1) } else { (label.at.0, label.at.1 - above) };
-    drawn(backend.draw_text(&label.text, &style, whole(at)))
-}
-
-fn whole(at: At) -> (i32, i32) {
-    ((at.0 * SCALE).round() as i32, (at.1 * SCALE).round() as i32)
 }
 
 /// Averages squares of `factor`² pixels of an RGB image of `width` pixels.

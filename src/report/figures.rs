@@ -1,18 +1,22 @@
-//! Figures: a metric along an axis, and a metric for each configuration.
+//! Figures: what all kinds share, and which kind draws what.
 
-use anyhow::Result;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
-use super::chart::{self, Area, Entry, INK, MOST_SERIES, Scale, TEXT, Tick};
-use super::drawing::{Align, Drawing, text_width};
+use anyhow::{Context as _, Result, bail};
+use polars::prelude::DataFrame;
+
+use super::cases::{Cases, Measure, Patients};
+use super::chart::MOST_SERIES;
+use super::drawing::Drawing;
 use super::labels::Metric;
-use super::sweep::{Group, Kind, Sweep};
-use super::table;
-use crate::stats::Summary;
-
-/// Width of all figures, in pixels.
-pub(super) const WIDTH: u32 = 660;
-/// Height of the data's rectangle.
-pub(super) const PLOT: f64 = 300.0;
+use super::sweep::{Group, Kind, SEED, Sweep};
+use super::{bars, diffusion, heat, learning, lines, patients, pictures, rank, rows, table};
+use crate::results::index::Index;
+use crate::results::{Frames, Samples};
+use crate::spec::report::{FigureKind, FigureSettings};
+use crate::stats::{RESAMPLES, Resamples, Summary};
+use crate::store::Store;
 
 /// A finished figure.
 pub(super) struct Figure {
@@ -20,320 +24,410 @@ pub(super) struct Figure {
     pub(super) slug: String,
     pub(super) caption: String,
     pub(super) drawing: Drawing,
+    pub(super) data: Data,
 }
 
-/// One series of a figure: what it is called and, for each place along the axis, the values of its seeds.
-struct Series {
-    name: String,
-    places: Vec<(f64, Vec<f64>)>,
+/// The numbers behind a figure, as CSV has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Data {
+    pub(super) columns: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
 }
 
-/// The figure of `metric` along the axis `axis`, whatever its kind; `None` where nothing has been evaluated.
-pub(super) fn along(sweep: &Sweep, axis: usize, metric: &str) -> Result<Option<Figure>> {
-    if sweep.axes[axis].kind == Kind::Number {
-        sensitivity(sweep, axis, metric)
-    } else {
-        configurations(sweep, &[axis], metric)
+impl Data {
+    pub(super) fn new(columns: &[&str]) -> Self {
+        Self { columns: columns.iter().map(|&column| column.to_owned()).collect(), rows: Vec::new() }
     }
-}
 
-/// The metric over the numbers of one axis: a line through the means, each seed a dot, bars of ± SD.
-fn sensitivity(sweep: &Sweep, axis: usize, metric: &str) -> Result<Option<Figure>> {
-    let (shown, class) = table::metric(sweep, metric)?;
-    let values = sweep.metric(metric)?;
-    let others: Vec<usize> = sweep.varying().into_iter().filter(|&other| other != axis).collect();
-    let series = sensitivity_series(sweep, axis, &others, &values);
-    if series.is_empty() {
-        return Ok(None);
+    pub(super) fn push(&mut self, row: impl IntoIterator<Item = String>) {
+        self.rows.push(row.into_iter().collect());
     }
-    let crowded = series.len() > MOST_SERIES;
-    let entries: Vec<Entry> = series
-        .iter()
-        .enumerate()
-        .map(|(index, series)| Entry { text: series.name.clone(), style: chart::style(index) })
-        .collect();
-    let entries = if crowded { Vec::new() } else { entries };
-    let (left, right) = (72.0, f64::from(WIDTH) - 18.0);
-    let top = 14.0 + chart::legend_height(&entries, left, right);
-    let area = Area { left, top, right, bottom: top + PLOT };
-    let mut drawing = Drawing::new(WIDTH, (area.bottom + 54.0) as u32);
-    let numbers: Vec<f64> = sweep.axes[axis].values.iter().filter_map(|value| value.number).collect();
-    let x = Scale::along(&numbers, left, right);
-    let seen = extent(&series);
-    let y = Scale::around(&seen, limits(shown, &seen), area.bottom, area.top);
-    chart::axis_left(&mut drawing, area, &chart::ticks(&y, 6), &title(shown, class));
-    let name = &sweep.axes[axis].name;
-    let unit = if name.unit.is_empty() { String::new() } else { format!(" ({})", name.unit) };
-    chart::axis_below(
-        &mut drawing,
-        area,
-        &value_ticks(sweep, axis, &x),
-        &format!("{}{unit}", name.long),
-        false,
-    );
-    if crowded {
-        faint_lines(&mut drawing, &series, &x, &y);
-    } else {
-        // Series stand side by side, each with its seeds at its right, as far apart as the values allow.
-        let lane = (gap(&numbers, &x) * 0.6 / series.len() as f64).min(16.0);
-        for (index, one) in series.iter().enumerate() {
-            let shift = (index as f64 - (series.len() - 1) as f64 / 2.0) * lane;
-            draw_series(&mut drawing, one, chart::style(index), &x, &y, (shift, (lane * 0.5).min(7.0)));
-        }
-        chart::legend(&mut drawing, &entries, left, right, 8.0, true);
-    }
-    let caption = format!(
-        "{} over {}. {}",
-        shown.name,
-        first_lower(&name.long),
-        if crowded {
-            format!("Grey: each of the {} settings of the other axes; black: their mean.", series.len())
-        } else {
-            "Line: mean; small marks at its right: seeds; bars: ± SD over seeds (none where n = 1)."
-                .to_owned()
-        }
-    );
-    let slug = format!("sensitivity_{}_{metric}", slug(&sweep.axes[axis].path));
-    Ok(Some(Figure { slug, caption, drawing }))
-}
 
-fn sensitivity_series(sweep: &Sweep, axis: usize, others: &[usize], values: &[Option<f64>]) -> Vec<Series> {
-    let mut series = Vec::new();
-    for group in sweep.groups(others) {
-        let mut places: Vec<(f64, Vec<f64>)> = Vec::new();
-        for place in sweep.groups_of(&group.points, &[axis]) {
-            let seeds: Vec<f64> = place.points.iter().filter_map(|&point| values[point]).collect();
-            if let (Some(number), false) = (sweep.axes[axis].values[place.key[0]].number, seeds.is_empty()) {
-                places.push((number, seeds));
+    /// The text of the file.
+    pub(super) fn csv(&self) -> String {
+        let quoted = |cell: &String| {
+            if cell.contains([',', '"', '\n', '\r']) {
+                format!("\"{}\"", cell.replace('"', "\"\""))
+            } else {
+                cell.clone()
             }
+        };
+        let line = |cells: &Vec<String>| cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+        std::iter::once(&self.columns).chain(&self.rows).map(line).collect()
+    }
+}
+
+/// A number as CSV has it; empty where there is none.
+pub(super) fn cell(value: impl Into<Option<f64>>) -> String {
+    value.into().map_or(String::new(), |value| value.to_string())
+}
+
+/// Where the stages of a sweep lie.
+pub type Stored<'a> = (&'a Index, &'a Store);
+
+/// All that figures are drawn from.
+pub(super) struct Source<'a> {
+    pub(super) sweep: &'a Sweep,
+    pub(super) cases: &'a Cases,
+    pub(super) history: &'a DataFrame,
+    pub(super) diffusion: &'a DataFrame,
+    /// What figures of images are made from; none where they shall not be drawn, or cannot.
+    pub(super) store: Option<Stored<'a>>,
+    /// Images sampled from the diffusion models that may be shown.
+    pub(super) samples: &'a [Samples],
+    /// Bootstrap samples by their number of patients.
+    resamples: Mutex<HashMap<usize, Arc<Resamples>>>,
+}
+
+impl<'a> Source<'a> {
+    /// Without images.
+    pub(super) fn new(sweep: &'a Sweep, cases: &'a Cases, frames: &'a Frames) -> Self {
+        let Frames { history, diffusion, .. } = frames;
+        Self { sweep, cases, history, diffusion, store: None, samples: &[], resamples: Mutex::default() }
+    }
+
+    /// Bootstrap samples of so many patients.
+    fn samples_of(&self, patients: usize) -> Arc<Resamples> {
+        let new = || Arc::new(Resamples::new(patients, RESAMPLES));
+        match self.resamples.lock() {
+            Ok(mut known) => known.entry(patients).or_insert_with(new).clone(),
+            Err(_) => new(),
         }
-        places.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+}
+
+/// What a figure shows: a metric, of all classes or one, as it is printed.
+pub(super) struct Shown<'a> {
+    pub(super) metric: Metric,
+    class: Option<String>,
+    /// The column of the frames.
+    pub(super) column: String,
+    measure: Measure<'a>,
+    /// The classes that its values are means over.
+    classes: Vec<usize>,
+    /// For each point its value; `None` where it was not evaluated.
+    pub(super) values: Vec<Option<f64>>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(source: &Source<'a>, column: &str) -> Result<Self> {
+        let (sweep, cases) = (source.sweep, source.cases);
+        let (metric, class) = table::metric(sweep, column)?;
+        let measure = cases.measure(metric, None)?.with_context(|| {
+            format!("`{column}` was not recorded: `evaluate.variants: true` in the sweep file records it")
+        })?;
+        let place = class.and_then(|class| cases.classes.iter().position(|known| known == class));
+        let classes: Vec<usize> =
+            place.map_or_else(|| (0..cases.classes.len()).collect(), |class| vec![class]);
+        let values = (0..sweep.points.len()).map(|point| measure.point(point, &classes)).collect();
+        let class = class.map(str::to_owned);
+        Ok(Self { metric, class, column: column.to_owned(), measure, classes, values })
+    }
+
+    /// `Dice (%)`, `Dice LV (%)`.
+    pub(super) fn title(&self) -> String {
+        self.metric.title_of(self.class.as_deref())
+    }
+
+    /// `Dice`, `Dice of LV`.
+    pub(super) fn name(&self) -> String {
+        match &self.class {
+            Some(class) => format!("{} of {class}", self.metric.name),
+            None => self.metric.name.to_owned(),
+        }
+    }
+
+    /// What the scale of the metric stays within: margins do not reach where no value can be, though bars may.
+    pub(super) fn limits(&self, values: &[f64]) -> (f64, f64) {
+        let floor = if values.iter().all(|&value| value >= 0.0) { 0.0 } else { f64::NEG_INFINITY };
+        let full = self.metric.unit == "%" && values.iter().all(|&value| value <= 100.0);
+        (floor, if full { 100.0 } else { f64::INFINITY })
+    }
+
+    /// What `points` say of each patient.
+    fn patients(&self, points: &[usize]) -> Patients {
+        self.measure.patients(points, &self.classes)
+    }
+
+    /// For each patient of the sweep the mean over `points`.
+    pub(super) fn by_patient(&self, source: &Source, points: &[usize]) -> Vec<Option<f64>> {
+        let mut means = vec![None; source.cases.patients.len()];
+        let found = self.patients(points);
+        for (&id, &mean) in found.ids.iter().zip(&found.means) {
+            means[id as usize] = Some(mean);
+        }
+        means
+    }
+}
+
+/// What stands at one place of a figure: the values of its points, and what is known of their mean.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Where: a number of the axis, or the number of a row.
+    pub(super) at: f64,
+    /// One for each point, in the frame's order.
+    pub(super) values: Vec<f64>,
+    pub(super) summary: Summary,
+    /// The 95 % bootstrap interval of the mean over patients.
+    pub(super) interval: Option<(f64, f64)>,
+}
+
+impl Place {
+    /// The values of `points` alone; `None` where none was evaluated.
+    fn bare(shown: &Shown, points: &[usize], at: f64) -> Option<Self> {
+        let values: Vec<f64> = points.iter().filter_map(|&point| shown.values[point]).collect();
+        Some(Self { at, summary: Summary::of(&values)?, interval: None, values })
+    }
+
+    /// What is known of `points`; `None` where none was evaluated.
+    pub(super) fn new(source: &Source, shown: &Shown, points: &[usize], at: f64) -> Option<Self> {
+        let mut place = Self::bare(shown, points, at)?;
+        let patients = shown.patients(points);
+        place.interval = patients.interval(&source.samples_of(patients.ids.len()));
+        Some(place)
+    }
+
+    /// All that must be seen of it.
+    pub(super) fn extent(&self) -> impl Iterator<Item = f64> + '_ {
+        let ends = self.interval.map(|(low, high)| [low, high]);
+        self.values.iter().copied().chain(ends.into_iter().flatten())
+    }
+
+    /// What CSV says of it: n, mean, SD, the interval, and all values.
+    pub(super) fn cells(&self) -> [String; 6] {
+        let Summary { n, mean, sd, .. } = self.summary;
+        let values: Vec<String> = self.values.iter().map(f64::to_string).collect();
+        let (low, high) = self.interval.unzip();
+        [n.to_string(), cell(mean), cell(sd), cell(low), cell(high), values.join(" ")]
+    }
+}
+
+/// The columns of [`Place::cells`].
+pub(super) const PLACE: [&str; 6] = ["n", "mean", "sd", "low", "high", "values"];
+
+/// What marks and bars of places mean, for captions.
+pub(super) fn legend_text(source: &Source, places: &[&Place]) -> String {
+    let seeds = places.iter().any(|place| place.values.len() > 1);
+    let seeds = match (seeds, source.sweep.axis(SEED)) {
+        (false, _) => "",
+        (true, Some(_)) => " small marks: single points (seeds);",
+        (true, None) => " small marks: single points;",
+    };
+    if places.iter().any(|place| place.interval.is_some()) {
+        format!("Large marks: mean;{seeds} bars: 95 % bootstrap interval over patients.")
+    } else {
+        format!("Large marks: mean;{seeds} no interval: too few patients.")
+    }
+}
+
+/// One series of a figure.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) places: Vec<Place>,
+}
+
+/// The series of a figure over places that `axes` make, other axes making series; `at` says where a group of `axes`
+/// stands, if anywhere. Where there are more than are told apart, they have no intervals.
+pub(super) fn series(
+    source: &Source,
+    shown: &Shown,
+    points: &[usize],
+    (axes, others): (&[usize], &[usize]),
+    at: impl Fn(&Group) -> Option<f64>,
+) -> Vec<Series> {
+    let mut series = Vec::new();
+    let groups = source.sweep.groups_of(points, others);
+    let crowded = groups.len() > MOST_SERIES;
+    for group in &groups {
+        let places = source.sweep.groups_of(&group.points, axes);
+        let places = places.iter().filter_map(|place| match at(place)? {
+            at if crowded => Place::bare(shown, &place.points, at),
+            at => Place::new(source, shown, &place.points, at),
+        });
+        let mut places: Vec<Place> = places.collect();
+        places.sort_by(|a, b| a.at.total_cmp(&b.at));
         if !places.is_empty() {
-            series.push(Series { name: sweep.describe(others, &group), places });
+            series.push(Series { name: source.sweep.describe(others, group), places });
         }
     }
     series
 }
 
-/// The smallest distance of two of `numbers`, in pixels.
-fn gap(numbers: &[f64], x: &Scale) -> f64 {
-    numbers.windows(2).map(|pair| x.at(pair[1]) - x.at(pair[0])).fold(120.0, f64::min)
+/// What is asked of a figure, with all names found.
+pub(super) struct Asked {
+    /// The axes of `x`, where it names any.
+    pub(super) x: Vec<usize>,
+    /// The axes of `by`, where it names any.
+    pub(super) by: Option<Vec<usize>>,
+    /// The points that it is about.
+    pub(super) points: Vec<usize>,
+    /// What `y` names.
+    pub(super) y: Option<String>,
+    /// What `against` names: axes and their values.
+    pub(super) against: Vec<(usize, String)>,
 }
 
-/// Draws means, bars and seeds; `shift` moves the means, and the seeds further by `aside`.
-fn draw_series(
-    drawing: &mut Drawing,
-    series: &Series,
-    style: chart::Style,
-    x: &Scale,
-    y: &Scale,
-    (shift, aside): (f64, f64),
-) {
-    let means: Vec<(f64, Summary)> = series
-        .places
-        .iter()
-        .filter_map(|(number, seeds)| Some((x.at(*number) + shift, Summary::of(seeds)?)))
-        .collect();
-    let line: Vec<(f64, f64)> = means.iter().map(|(x, summary)| (*x, y.at(summary.mean))).collect();
-    style.line(drawing, &line, 2.0);
-    for ((number, seeds), (centre, summary)) in series.places.iter().zip(&means) {
-        if let Some(sd) = summary.sd {
-            let (low, high) = (y.at(summary.mean - sd), y.at(summary.mean + sd));
-            drawing.line(&[(*centre, low), (*centre, high)], 1.3, style.colour);
-            for end in [low, high] {
-                drawing.line(&[(centre - 4.0, end), (centre + 4.0, end)], 1.3, style.colour);
-            }
-            for &seed in seeds {
-                style.mark(drawing, (x.at(*number) + shift + aside, y.at(seed)), 2.4, 0.5);
-            }
+impl Asked {
+    fn new(sweep: &Sweep, settings: &FigureSettings) -> Result<Self> {
+        let axes = |names: &[String]| table::axes(sweep, names);
+        let x = settings.x.as_ref().map(|names| axes(names.names())).transpose()?.unwrap_or_default();
+        let by = settings.by.as_ref().map(|names| axes(names.names())).transpose()?;
+        let mut points: Vec<usize> = (0..sweep.points.len()).collect();
+        for (name, wanted) in &settings.only {
+            let axis = axes(std::slice::from_ref(name))?[0];
+            points.retain(|&point| {
+                let raw = &sweep.axes[axis].values[sweep.points[point].key[axis]].raw;
+                wanted.iter().any(|wanted| same(wanted, raw))
+            });
         }
-        style.mark(drawing, (*centre, y.at(summary.mean)), 4.2, 1.0);
+        if points.is_empty() && !sweep.points.is_empty() {
+            let names: Vec<&str> = settings.only.iter().map(|(name, _)| name.as_str()).collect();
+            bail!("no point of the sweep has what the figure's `where` asks of {}", names.join(", "));
+        }
+        let against = settings
+            .against
+            .iter()
+            .map(|(name, value)| Ok((axes(std::slice::from_ref(name))?[0], value.clone())));
+        Ok(Self { x, by, points, y: settings.y.clone(), against: against.collect::<Result<_>>()? })
     }
-}
 
-/// Each series in grey, and the mean over those that have a value, in black.
-fn faint_lines(drawing: &mut Drawing, series: &[Series], x: &Scale, y: &Scale) {
-    let mut columns: Vec<(f64, Vec<f64>)> = Vec::new();
-    for one in series {
-        let mut line = Vec::new();
-        for (number, seeds) in &one.places {
-            let Some(summary) = Summary::of(seeds) else { continue };
-            line.push((x.at(*number), y.at(summary.mean)));
-            match columns.iter_mut().find(|(other, _)| other == number) {
-                Some((_, means)) => means.push(summary.mean),
-                None => columns.push((*number, vec![summary.mean])),
-            }
-        }
-        drawing.line(&line, 1.0, chart::FAINT);
-        for &at in &line {
-            drawing.dot(at, 2.0, chart::FAINT);
-        }
+    /// The metric; Dice where none is named.
+    pub(super) fn shown<'a>(&self, source: &Source<'a>) -> Result<Shown<'a>> {
+        Shown::new(source, self.y.as_deref().unwrap_or("dice"))
     }
-    columns.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mean = |means: &Vec<f64>| crate::stats::mean(means).unwrap_or(f64::NAN);
-    let line: Vec<(f64, f64)> =
-        columns.iter().map(|(number, means)| (x.at(*number), y.at(mean(means)))).collect();
-    drawing.line(&line, 2.2, INK);
-    for &at in &line {
-        drawing.dot(at, 4.0, INK);
-    }
-}
 
-/// One line per configuration of `axes` with its mean, seeds and ± SD; other axes make series.
-pub(super) fn configurations(sweep: &Sweep, axes: &[usize], metric: &str) -> Result<Option<Figure>> {
-    let (shown, class) = table::metric(sweep, metric)?;
-    let values = sweep.metric(metric)?;
-    let others: Vec<usize> = sweep.varying().into_iter().filter(|other| !axes.contains(other)).collect();
-    let rows: Vec<Group> = sweep.groups(axes);
-    // One axis of categories is named once, over its values.
-    let (rows_title, row_names): (&str, Vec<String>) = match axes {
-        [axis] if sweep.axes[*axis].kind == Kind::Category => {
-            let axis = &sweep.axes[*axis];
-            (&axis.name.short, rows.iter().map(|row| axis.values[row.key[0]].shown.clone()).collect())
+    /// The axes that vary among the points, but the seed and those in `taken`.
+    pub(super) fn others(&self, sweep: &Sweep, taken: &[usize]) -> Vec<usize> {
+        if let Some(by) = &self.by {
+            return by.clone();
         }
-        _ => ("", rows.iter().map(|row| sweep.describe(axes, row)).collect()),
-    };
-    let mut series: Vec<Series> = Vec::new();
-    for group in sweep.groups(&others) {
-        let mut places = Vec::new();
-        for place in sweep.groups_of(&group.points, axes) {
-            let row = rows.iter().position(|row| row.key == place.key).unwrap_or(0);
-            let seeds: Vec<f64> = place.points.iter().filter_map(|&point| values[point]).collect();
-            if !seeds.is_empty() {
-                places.push((row as f64, seeds));
-            }
-        }
-        if !places.is_empty() {
-            series.push(Series { name: sweep.describe(&others, &group), places });
-        }
+        let varies = |axis: &usize| {
+            let first = self.points.first().map(|&point| sweep.points[point].key[*axis]);
+            self.points.iter().any(|&point| Some(sweep.points[point].key[*axis]) != first)
+        };
+        sweep.varying().into_iter().filter(|axis| !taken.contains(axis)).filter(varies).collect()
     }
-    if series.is_empty() {
-        return Ok(None);
+
+    /// The configurations: points grouped by `x` or, where it names none, by all axes that vary.
+    pub(super) fn configurations(&self, sweep: &Sweep) -> (Vec<usize>, Vec<Group>) {
+        let axes = if self.x.is_empty() { self.others(sweep, &[]) } else { self.x.clone() };
+        let groups = sweep.groups_of(&self.points, &axes);
+        (axes, groups)
     }
-    let crowded = series.len() > MOST_SERIES;
-    let absent: Vec<Option<String>> = rows
-        .iter()
-        .map(|row| {
-            let evaluated = row.points.iter().any(|&point| values[point].is_some());
-            (!evaluated).then(|| table::absence(sweep, row))
+
+    /// The place among `groups`, grouped by `axes`, of the configuration that `against` names; the first where it
+    /// names none.
+    pub(super) fn reference(&self, sweep: &Sweep, axes: &[usize], groups: &[Group]) -> Result<usize> {
+        let fits = |group: &Group| {
+            self.against.iter().all(|(axis, value)| {
+                axes.iter()
+                    .position(|other| other == axis)
+                    .is_some_and(|place| same(value, &sweep.axes[*axis].values[group.key[place]].raw))
+            })
+        };
+        groups.iter().position(fits).with_context(|| {
+            let wanted: Vec<String> = self
+                .against
+                .iter()
+                .map(|(axis, value)| format!("{} = {value}", sweep.axes[*axis].path))
+                .collect();
+            format!("the figure has no configuration with {}, which `against` names", wanted.join(", "))
         })
-        .collect();
-    let drawing = draw_rows((rows_title, &row_names, &absent), &series, shown, &title(shown, class));
-    let names: Vec<&str> = axes.iter().map(|&axis| sweep.axes[axis].name.short.as_str()).collect();
-    let colours = if crowded { " Colours repeat: see the table for the other axes." } else { "" };
-    let caption = format!(
-        "{} by {}. Large marks: mean; small marks above: seeds; bars: ± SD over seeds (none where n = 1).{colours}",
-        shown.name,
-        names.join(", ")
-    );
-    let names: Vec<String> = axes.iter().map(|&axis| slug(&sweep.axes[axis].path)).collect();
-    Ok(Some(Figure { slug: format!("configurations_{}_{metric}", names.join("_")), caption, drawing }))
+    }
 }
 
-/// Draws the rows: their names under `rows_title`, and why a row is empty.
-fn draw_rows(
-    (rows_title, names, absent): (&str, &[String], &[Option<String>]),
-    series: &[Series],
-    metric: Metric,
-    title: &str,
-) -> Drawing {
-    let entries: Vec<Entry> = series
-        .iter()
-        .enumerate()
-        .map(|(index, series)| Entry { text: series.name.clone(), style: chart::style(index) })
-        .collect();
-    let entries = if series.len() > MOST_SERIES { Vec::new() } else { entries };
-    let widest = names.iter().map(|name| text_width(name, TEXT, false)).fold(60.0, f64::max);
-    let widest = widest.max(text_width(rows_title, TEXT, false));
-    let (left, right) = ((widest + 30.0).min(f64::from(WIDTH) * 0.5), f64::from(WIDTH) - 24.0);
-    let lane = 14.0;
-    let row_height = (series.len() as f64 * lane + 14.0).max(32.0);
-    let head = if rows_title.is_empty() { 10.0 } else { 26.0 };
-    let top = head + chart::legend_height(&entries, 16.0, right);
-    let area = Area { left, top, right, bottom: top + row_height * names.len() as f64 };
-    let mut drawing = Drawing::new(WIDTH, (area.bottom + 54.0) as u32);
-    let seen = extent(series);
-    let x = Scale::around(&seen, limits(metric, &seen), left + 4.0, right - 4.0);
-    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 6), title, true);
-    let middle = |row: f64| area.top + row_height * (row + 0.5);
-    for (row, (name, why)) in names.iter().zip(absent).enumerate() {
-        let baseline = middle(row as f64) + TEXT * 0.36;
-        drawing.text(name, (left - 12.0, baseline), TEXT, Align::Right, INK);
-        if let Some(why) = why {
-            drawing.text(why, (left + 10.0, baseline), TEXT, Align::Left, chart::FAINT);
+/// Whether a value as written means a value of the frame: `0.90` is 0.9, `[2,4]` is `[2, 4]`.
+fn same(written: &str, raw: &str) -> bool {
+    let dense = |text: &str| text.replace(' ', "");
+    let number = |text: &str| text.parse::<f64>().ok();
+    dense(written) == dense(raw) || number(written).zip(number(raw)).is_some_and(|(a, b)| a == b)
+}
+
+/// Draws what `settings` ask for; nothing where nothing of it has been evaluated or logged.
+///
+/// # Errors
+/// Where they name an axis, a value or a metric that the sweep does not have, or leave out what their kind needs.
+pub(super) fn draw(source: &Source, settings: &FigureSettings) -> Result<Vec<Figure>> {
+    let asked = Asked::new(source.sweep, settings)?;
+    let mut figures = match settings.kind {
+        FigureKind::Sensitivity => lines::along(source, &asked)?.into_iter().collect(),
+        FigureKind::Ratio => lines::ratio(source, &asked)?.into_iter().collect(),
+        FigureKind::Category => rows::draw(source, &asked)?.into_iter().collect(),
+        FigureKind::Ablation => bars::draw(source, &asked)?.into_iter().collect(),
+        FigureKind::Heatmap => heat::draw(source, &asked)?.into_iter().collect(),
+        FigureKind::Learning => learning::curves(source, &asked)?,
+        FigureKind::Accepted => learning::accepted(source, &asked)?.into_iter().collect(),
+        FigureKind::Scatter => patients::scatter(source, &asked)?.into_iter().collect(),
+        FigureKind::Box => patients::boxes(source, &asked)?.into_iter().collect(),
+        FigureKind::Ranks => rank::draw(source, &asked)?.into_iter().collect(),
+        FigureKind::Diffusion => diffusion::loss_by_step(source.diffusion)?.into_iter().collect(),
+        FigureKind::Overlay => pictures::overlay(source, &asked)?.into_iter().collect(),
+        FigureKind::Features => pictures::features(source)?,
+        FigureKind::Samples => pictures::samples(source.samples)?,
+    };
+    for (number, figure) in figures.iter_mut().enumerate() {
+        if let Some(caption) = &settings.caption {
+            figure.caption = format!("{}. {}", caption.trim_end_matches('.'), figure.caption);
+        }
+        if let Some(name) = &settings.name {
+            figure.slug = if number == 0 { name.clone() } else { format!("{name}_{}", number + 1) };
         }
     }
-    drawing.line(&[(left, area.top), (left, area.bottom)], 1.0, INK);
-    drawing.text(rows_title, (left - 12.0, area.top - 8.0), TEXT, Align::Right, INK);
-    for (index, one) in series.iter().enumerate() {
-        let style = chart::style(index);
-        let shift = (index as f64 - (series.len() - 1) as f64 / 2.0) * lane;
-        for (row, seeds) in &one.places {
-            let y = middle(*row) + shift;
-            let Some(summary) = Summary::of(seeds) else { continue };
-            if let Some(sd) = summary.sd {
-                let (low, high) = (x.at(summary.mean - sd), x.at(summary.mean + sd));
-                drawing.line(&[(low, y), (high, y)], 1.4, style.colour);
-                for end in [low, high] {
-                    drawing.line(&[(end, y - 4.0), (end, y + 4.0)], 1.4, style.colour);
-                }
-                for &seed in seeds {
-                    style.mark(&mut drawing, (x.at(seed), y - 6.0), 2.4, 0.5);
-                }
-            }
-            style.mark(&mut drawing, (x.at(summary.mean), y), 4.4, 1.0);
+    Ok(figures)
+}
+
+/// The figures of a sweep that names none: a line for each numeric axis and the heat map of two, the configurations, the
+/// modules of an ablation, methods over label ratios, patients, ranks, and what was logged.
+pub(super) fn chosen(sweep: &Sweep) -> Vec<FigureSettings> {
+    let (numeric, other): (Vec<usize>, Vec<usize>) =
+        sweep.varying().into_iter().partition(|&axis| sweep.axes[axis].kind == Kind::Number);
+    let names =
+        |axes: &[usize]| -> Vec<String> { axes.iter().map(|&axis| sweep.axes[axis].path.clone()).collect() };
+    let flags: Vec<usize> =
+        other.iter().copied().filter(|&axis| sweep.axes[axis].kind == Kind::Flag).collect();
+    let methods = sweep.axis("method").filter(|axis| other.contains(axis));
+    let ratios = sweep.axis("label_ratio").filter(|axis| numeric.contains(axis));
+    let mut figures = Vec::new();
+    for metric in ["dice", "hd95"] {
+        let mut push = |kind: FigureKind, x: &[usize]| {
+            figures.push(FigureSettings { y: Some(metric.to_owned()), ..FigureSettings::of(kind, names(x)) });
+        };
+        if let (Some(_), Some(ratios)) = (methods, ratios) {
+            push(FigureKind::Ratio, &[ratios]);
+        }
+        for &axis in numeric.iter().filter(|&&axis| methods.is_none() || Some(axis) != ratios) {
+            push(FigureKind::Sensitivity, &[axis]);
+        }
+        if let [first, second] = numeric[..] {
+            push(FigureKind::Heatmap, &[first, second]);
+        }
+        if flags.len() > 1 && flags.len() == other.len() {
+            push(FigureKind::Ablation, &flags);
+        } else if !other.is_empty() {
+            push(FigureKind::Category, &other);
         }
     }
-    chart::legend(&mut drawing, &entries, 16.0, right, 4.0, true);
-    drawing
-}
-
-/// All that must be seen: seeds, and the ends of the bars.
-fn extent(series: &[Series]) -> Vec<f64> {
-    let mut values = Vec::new();
-    for seeds in series.iter().flat_map(|series| &series.places).map(|(_, seeds)| seeds) {
-        values.extend(seeds);
-        if let Some(Summary { mean, sd: Some(sd), .. }) = Summary::of(seeds) {
-            values.extend([mean - sd, mean + sd]);
-        }
+    for kind in [FigureKind::Box, FigureKind::Scatter, FigureKind::Ranks] {
+        figures.push(FigureSettings::of(kind, Vec::new()));
     }
-    values
-}
-
-/// What the scale of the metric stays within: margins do not reach where no value can be, though bars may.
-fn limits(metric: Metric, values: &[f64]) -> (f64, f64) {
-    let floor = if values.iter().all(|&value| value >= 0.0) { 0.0 } else { f64::NEG_INFINITY };
-    let full = metric.unit == "%" && values.iter().all(|&value| value <= 100.0);
-    (floor, if full { 100.0 } else { f64::INFINITY })
-}
-
-fn title(metric: Metric, class: Option<&str>) -> String {
-    class.map_or(metric.title(), |class| format!("{} {class} ({})", metric.name, metric.unit))
-}
-
-/// A tick at each value of the axis, less those that would touch the one before.
-fn value_ticks(sweep: &Sweep, axis: usize, x: &Scale) -> Vec<Tick> {
-    let mut ticks: Vec<Tick> = Vec::new();
-    let mut free = f64::NEG_INFINITY;
-    for value in &sweep.axes[axis].values {
-        let Some(number) = value.number else { continue };
-        let (at, half) = (x.at(number), text_width(&value.shown, 12.0, false) / 2.0);
-        if at - half > free {
-            free = at + half + 6.0;
-            ticks.push((at, value.shown.clone()));
-        }
-    }
-    ticks
-}
-
-/// `Feature dimension D` as it stands within a sentence.
-fn first_lower(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_lowercase().to_string()).unwrap_or_default();
-    first + letters.as_str()
+    figures
 }
 
 /// An axis' path as part of a file's name.
 pub(super) fn slug(path: &str) -> String {
     path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// The paths of `axes` as part of a file's name.
+pub(super) fn slugs(sweep: &Sweep, axes: &[usize]) -> String {
+    let names: Vec<String> = axes.iter().map(|&axis| slug(&sweep.axes[axis].path)).collect();
+    names.join("_")
+}
+
+/// `Feature dimension D` as it stands within a sentence.
+pub(super) fn first_lower(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_lowercase().to_string()).unwrap_or_default();
+    first + letters.as_str()
 }

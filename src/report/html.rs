@@ -1,16 +1,18 @@
-//! The page: what the report stands on, tables, figures, points. One file, no script, no network.
+//! The page: what the report stands on, tables, figures, points and the stages behind them, cost, failures. One file that
+//! stands alone: no network. Its script sorts, filters and opens what a cell stands on; without it, all but the points reads
+//! as well.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use super::chart::COLUMN;
 use super::figures::Figure;
-use super::format;
-use super::labels::METRICS;
 use super::sweep::{SEED, Sweep};
 use super::table::Table;
-use crate::results::Samples;
+use super::{cost, facts, format};
+use crate::results::stages::Stages;
 
 /// Text for between tags and in quoted attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -27,16 +29,23 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// The whole page; `drawn` are the figures as SVG.
-pub(super) fn page(
-    sweep: &Sweep,
-    name: &str,
-    description: &str,
-    tables: &[Table],
-    figures: &[Figure],
-    drawn: &[String],
-    samples: &[Samples],
-) -> Result<String> {
+/// All that a page shows.
+pub(super) struct Page<'a> {
+    pub(super) sweep: &'a Sweep,
+    pub(super) name: &'a str,
+    pub(super) description: &'a str,
+    pub(super) tables: &'a [Table],
+    pub(super) figures: &'a [Figure],
+    /// The figures as SVG.
+    pub(super) drawn: &'a [String],
+    pub(super) stages: &'a Stages,
+    /// Why there are no images, where that wants to be said.
+    pub(super) images: Option<&'a str>,
+}
+
+/// The whole page.
+pub(super) fn page(page: &Page) -> Result<String> {
+    let &Page { sweep, name, description, tables, figures, drawn, stages, images } = page;
     let title = escape(name);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -46,9 +55,20 @@ pub(super) fn page(
     if !description.trim().is_empty() {
         let _ = writeln!(out, "<p class=\"lead\">{}</p>", escape(description.trim()));
     }
-    out.push_str("</header>\n");
-    out.push_str(&basis(sweep));
-    out.push_str("<section>\n<h2>Tables</h2>\n");
+    let failed = sweep.points.iter().any(|point| point.error.is_some());
+    let sections = [
+        ("basis", "Basis", true),
+        ("tables", "Tables", true),
+        ("figures", "Figures", !figures.is_empty()),
+        ("failures", "Failures", failed),
+        ("points", "Points", !sweep.points.is_empty()),
+        ("cost", "Cost", !stages.all.is_empty()),
+    ];
+    let there = sections.iter().filter(|(.., there)| *there);
+    let there: Vec<String> = there.map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>")).collect();
+    let _ = writeln!(out, "<nav>{}</nav>\n</header>", there.join(" "));
+    out.push_str(&basis(sweep, images));
+    out.push_str("<section id=\"tables\">\n<h2>Tables</h2>\n");
     for (index, table) in tables.iter().enumerate() {
         let links = links("tables", &table.slug, &["md", "tex", "csv", "html"]);
         let _ = writeln!(
@@ -60,22 +80,27 @@ pub(super) fn page(
     }
     out.push_str("</section>\n");
     if !figures.is_empty() {
-        out.push_str("<section>\n<h2>Figures</h2>\n<div class=\"figures\">\n");
+        out.push_str("<section id=\"figures\">\n<h2>Figures</h2>\n<div class=\"figures\">\n");
         for (index, (figure, svg)) in figures.iter().zip(drawn).enumerate() {
-            let links = links("figures", &figure.slug, &["svg", "png"]);
+            let links = links("figures", &figure.slug, &["svg", "png", "csv"]);
             let _ = writeln!(
                 out,
-                "<figure id=\"figure-{0}\">\n{svg}<figcaption><b>Figure {0}.</b> {1}</figcaption>\n{links}</figure>",
+                "<figure id=\"figure-{0}\"{2}>\n{svg}<figcaption><b>Figure {0}.</b> {1}</figcaption>\n{links}</figure>",
                 index + 1,
-                escape(&figure.caption)
+                escape(&figure.caption),
+                if figure.drawing.width > COLUMN { " class=\"wide\"" } else { "" }
             );
         }
         out.push_str("</div>\n</section>\n");
     }
-    out.push_str(&sampled(samples));
     out.push_str(&failures(sweep));
-    out.push_str(&points(sweep)?);
-    out.push_str("</main>\n</body>\n</html>\n");
+    out.push_str(points(sweep));
+    out.push_str(&cost::section(sweep, stages));
+    let facts = facts::json(sweep, tables, stages)?;
+    let _ = write!(
+        out,
+        "</main>\n<script type=\"application/json\" id=\"facts\">{facts}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"
+    );
     Ok(out)
 }
 
@@ -89,7 +114,7 @@ fn links(folder: &str, slug: &str, kinds: &[&str]) -> String {
 }
 
 /// What every number of the report stands on.
-fn basis(sweep: &Sweep) -> String {
+fn basis(sweep: &Sweep, images: Option<&str>) -> String {
     let (all, done) = (sweep.points.len(), sweep.count("done"));
     let (failed, missing) = (sweep.count("failed"), sweep.count("missing"));
     let mut rows: Vec<(&str, String)> = Vec::new();
@@ -141,8 +166,11 @@ fn basis(sweep: &Sweep) -> String {
     if !cases.is_empty() {
         rows.push(("Volumes per point", format!("{}; classes {}", cases.join(", "), escape(&classes))));
     }
+    if let Some(why) = images {
+        rows.push(("Images", escape(why)));
+    }
     rows.push(("Metrics", format!("{DEFINITION} {}", empty_rule(sweep))));
-    let mut out = String::from("<section>\n<h2>What this stands on</h2>\n<dl>\n");
+    let mut out = String::from("<section id=\"basis\">\n<h2>What this stands on</h2>\n<dl>\n");
     for (title, text) in rows {
         let _ = writeln!(out, "<dt>{title}</dt><dd>{text}</dd>");
     }
@@ -170,80 +198,49 @@ fn empty_rule(sweep: &Sweep) -> &'static str {
     }
 }
 
-/// The pictures sampled from the diffusion models, inside the page.
-fn sampled(samples: &[Samples]) -> String {
-    if samples.is_empty() {
-        return String::new();
-    }
-    let mut out = String::from("<section>\n<h2>Sampled images</h2>\n<div class=\"figures\">\n");
-    for (index, Samples { model, label, png }) in samples.iter().enumerate() {
-        let _ = writeln!(
-            out,
-            "<figure>\n<img alt=\"images sampled from {label}\" src=\"data:image/png;base64,{png}\">\n<figcaption>Sampled from \
-             noise by the diffusion model <code>{model}</code> ({label}): what its training has made of it.</figcaption>\n\
-             <p class=\"links\"><a href=\"figures/diffusion_samples_{number}.png\">png</a></p>\n</figure>",
-            label = escape(label),
-            png = BASE64_STANDARD.encode(png),
-            number = index + 1,
-        );
-    }
-    out.push_str("</div>\n</section>\n");
-    out
-}
+/// Points named of one error at most.
+const NAMED: usize = 12;
 
+/// Why points failed: each error once, with the points that it took.
 fn failures(sweep: &Sweep) -> String {
-    let failed: Vec<_> = sweep.points.iter().filter(|point| point.error.is_some()).collect();
-    if failed.is_empty() {
+    let mut errors: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for point in &sweep.points {
+        let Some(error) = point.error.as_deref() else { continue };
+        let place = *places.entry(error).or_insert_with(|| {
+            errors.push((error, Vec::new()));
+            errors.len() - 1
+        });
+        errors[place].1.push(&point.id);
+    }
+    if errors.is_empty() {
         return String::new();
     }
-    let mut out = String::from("<section>\n<h2>Failures</h2>\n<ul>\n");
-    for point in failed {
-        let error = point.error.as_deref().unwrap_or_default();
-        let _ = writeln!(out, "<li><code>{}</code>: {}</li>", escape(&point.id), escape(error));
+    let mut out = String::from("<section id=\"failures\">\n<h2>Failures</h2>\n<ul>\n");
+    for (error, ids) in errors {
+        let links = ids
+            .iter()
+            .take(NAMED)
+            .map(|id| format!("<a href=\"#point={0}\"><code>{0}</code></a>", escape(id)));
+        let links: Vec<String> = links.collect();
+        let more = ids.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let _ = writeln!(out, "<li>{}: {}{more}</li>", escape(error), links.join(", "));
     }
     out.push_str("</ul>\n</section>\n");
     out
 }
 
-/// Every point with its axes, metrics and the keys of the stages behind them.
-fn points(sweep: &Sweep) -> Result<String> {
-    let mut out = String::from(
-        "<section>\n<h2>Points</h2>\n<p>Each row is one training run. The keys name its folders in the store: \
-         <code>sweep stage KEY</code> computes one of them.</p>\n<div class=\"scroll\">\n\
-         <table class=\"points\">\n<thead><tr><th scope=\"col\" class=\"axis\">Point</th>",
-    );
-    for axis in &sweep.axes {
-        let _ = write!(out, "<th scope=\"col\" class=\"axis\">{}</th>", escape(&axis.name.short));
+/// Room for the points, which the script fills: each with its axes, metrics, settings and stages.
+fn points(sweep: &Sweep) -> &'static str {
+    if sweep.points.is_empty() {
+        return "";
     }
-    let mut columns = Vec::new();
-    for metric in METRICS {
-        let _ = write!(out, "<th scope=\"col\" class=\"num\">{}</th>", metric.title());
-        columns.push(sweep.metric(metric.column)?);
-    }
-    out.push_str(
-        "<th scope=\"col\" class=\"num\">Best step</th><th scope=\"col\" class=\"axis\">Training</th>\
-         <th scope=\"col\" class=\"axis\">Evaluation</th></tr></thead>\n<tbody>\n",
-    );
-    for (index, point) in sweep.points.iter().enumerate() {
-        let _ = write!(out, "<tr><td class=\"axis\"><code>{}</code></td>", escape(&point.id));
-        for (axis, &value) in sweep.axes.iter().zip(&point.key) {
-            let _ = write!(out, "<td class=\"axis\">{}</td>", escape(&axis.values[value].shown));
-        }
-        for column in &columns {
-            let _ = match column[index] {
-                Some(value) => write!(out, "<td class=\"num\">{value:.2}</td>"),
-                None => write!(out, "<td class=\"num absent\">{}</td>", escape(&point.status)),
-            };
-        }
-        let best = point.best_step.map_or("–".to_owned(), |step| step.to_string());
-        let _ = write!(out, "<td class=\"num\">{best}</td>");
-        for key in [&point.train_key, &point.evaluate_key] {
-            let _ = write!(out, "<td class=\"axis\"><code class=\"key\">{}</code></td>", escape(key));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</tbody>\n</table>\n</div>\n</section>\n");
-    Ok(out)
+    "<section id=\"points\">\n<h2>Points</h2>\n<p>Each row is one training run: its id opens its settings, stages, \
+     checkpoints, logs and provenance. So does any number in the tables above.</p>\n<noscript><p>The list of points needs \
+     the page's script; <code>points.csv</code> beside the frames has it, too.</p></noscript>\n<div class=\"scroll\">\n\
+     <table class=\"points\">\n<thead></thead>\n<tbody></tbody>\n</table>\n</div>\n</section>\n"
 }
 
+const SCRIPT: &str = include_str!("page.js");
 pub(super) const STYLE: &str = include_str!("style.css");

@@ -1,13 +1,13 @@
 //! Learning curves: what was logged over the training steps, one line per configuration.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use polars::prelude::DataFrame;
 
-use super::chart::{self, Area, Entry, INK, MOST_SERIES, Scale};
+use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, PLOT, Scale};
 use super::drawing::Drawing;
-use super::figures::{Figure, PLOT, WIDTH};
+use super::figures::{Asked, Data, Figure, Source, cell};
 use super::sweep::Sweep;
-use crate::results::is_validation_dice;
+use crate::results::{axis_names, is_validation_dice};
 
 /// A line has at most this many points; more steps are averaged.
 const MOST_POINTS: usize = 110;
@@ -23,42 +23,85 @@ struct Curve {
 /// A column of the history that is drawn.
 struct Logged {
     column: String,
-    slug: &'static str,
-    title: &'static str,
-    caption: &'static str,
+    slug: String,
+    title: String,
+    caption: String,
     factor: f64,
 }
 
-/// The curves of the training loss and of the validation Dice, as far as they were logged.
-pub(super) fn curves(sweep: &Sweep, history: &DataFrame) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
-    let names: Vec<String> = history.columns().iter().map(|column| column.name().to_string()).collect();
-    let loss = names.iter().find(|name| *name == "loss").map(|name| Logged {
-        column: name.clone(),
-        slug: "learning_loss",
-        title: "Training loss",
-        caption: "Training loss",
-        factor: 1.0,
-    });
-    let dice = names.iter().find(|name| is_validation_dice(name)).map(|name| Logged {
-        column: name.clone(),
-        slug: "learning_val_dice",
-        title: "Validation Dice (%)",
-        caption: "Validation Dice",
-        factor: 100.0,
-    });
-    for logged in [loss, dice].into_iter().flatten() {
-        figures.extend(figure(sweep, history, &logged)?);
+impl Logged {
+    /// What `column` is called in print.
+    fn new(column: &str) -> Self {
+        let (slug, title, caption, factor) = match column {
+            "loss" => ("loss", "Training loss", "Training loss", 1.0),
+            "accepted" => (
+                "accepted",
+                "Accepted pixels (%)",
+                "Share of the unlabelled pixels whose pseudo-label passes the confidence threshold,",
+                100.0,
+            ),
+            "lr" => ("lr", "Learning rate", "Learning rate", 1.0),
+            dice if is_validation_dice(dice) => ("val_dice", "Validation Dice (%)", "Validation Dice", 100.0),
+            other => {
+                let title = other.replace('_', " ");
+                let slug = super::figures::slug(other);
+                return Self {
+                    column: other.into(),
+                    slug,
+                    caption: format!("Logged `{other}`"),
+                    title,
+                    factor: 1.0,
+                };
+            }
+        };
+        let [slug, title, caption] = [slug, title, caption].map(str::to_owned);
+        Self { column: column.to_owned(), slug, title, caption, factor }
     }
-    Ok(figures)
 }
 
-fn figure(sweep: &Sweep, history: &DataFrame, logged: &Logged) -> Result<Option<Figure>> {
+/// The columns of a history that hold logged numbers.
+fn logged(history: &DataFrame, sweep: &Sweep) -> Vec<String> {
+    let axes = axis_names(&sweep.frame);
+    let names = history.columns().iter().filter(|column| column.f64().is_ok());
+    names.map(|column| column.name().to_string()).filter(|name| !axes.contains(name)).collect()
+}
+
+/// The curves of what `y` names or, where it names nothing, of the training loss and the validation Dice, as far as they
+/// were logged.
+pub(super) fn curves(source: &Source, asked: &Asked) -> Result<Vec<Figure>> {
+    let columns = logged(source.history, source.sweep);
+    let wanted: Vec<&String> = if let Some(name) = &asked.y {
+        let means =
+            |column: &&String| *column == name || (is_validation_dice(name) && is_validation_dice(column));
+        let Some(found) = columns.iter().find(means) else {
+            bail!("`{name}` was not logged: the history has {}", columns.join(", "));
+        };
+        vec![found]
+    } else {
+        let loss = columns.iter().find(|name| *name == "loss");
+        loss.into_iter().chain(columns.iter().find(|name| is_validation_dice(name))).collect()
+    };
+    let figures = wanted.into_iter().map(|name| figure(source, asked, &Logged::new(name)));
+    Ok(figures.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// The share of accepted pixels over training; `None` where no method of the sweep drops any.
+pub(super) fn accepted(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
+    if logged(source.history, source.sweep).iter().any(|name| name == "accepted") {
+        figure(source, asked, &Logged::new("accepted"))
+    } else {
+        Ok(None)
+    }
+}
+
+fn figure(source: &Source, asked: &Asked, logged: &Logged) -> Result<Option<Figure>> {
+    let (sweep, history) = (source.sweep, source.history);
     let rows = rows(sweep, history, logged)?;
     let last = rows.iter().flatten().map(|(step, _)| *step).fold(0.0, f64::max);
-    let (axes, dice) = (sweep.varying(), sweep.metric("dice")?);
+    let dice = sweep.metric("dice")?;
+    let (axes, groups) = asked.configurations(sweep);
     let (mut curves, mut averaged) = (Vec::new(), false);
-    for group in sweep.groups(&axes) {
+    for group in &groups {
         let seeds: Vec<&[(f64, f64)]> = group
             .points
             .iter()
@@ -71,7 +114,7 @@ fn figure(sweep: &Sweep, history: &DataFrame, logged: &Logged) -> Result<Option<
         if longest > 0 {
             let dice: Vec<f64> = group.points.iter().filter_map(|&point| dice[point]).collect();
             let dice = crate::stats::mean(&dice).unwrap_or(0.0);
-            curves.push(Curve { name: sweep.describe(&axes, &group), points: merge(&seeds, width), dice });
+            curves.push(Curve { name: sweep.describe(&axes, group), points: merge(&seeds, width), dice });
         }
     }
     if curves.is_empty() {
@@ -87,7 +130,14 @@ fn figure(sweep: &Sweep, history: &DataFrame, logged: &Logged) -> Result<Option<
     if averaged {
         caption.push_str(" Neighbouring steps are averaged.");
     }
-    Ok(Some(Figure { slug: logged.slug.to_owned(), caption, drawing: draw(&curves, last, logged) }))
+    let mut data = Data::new(&["configuration", "step", "mean", "lowest", "highest"]);
+    for curve in &curves {
+        for &(step, mean, low, high) in &curve.points {
+            data.push([curve.name.clone(), cell(step), cell(mean), cell(low), cell(high)]);
+        }
+    }
+    let slug = format!("learning_{}", logged.slug);
+    Ok(Some(Figure { slug, caption, drawing: draw(&curves, last, logged), data }))
 }
 
 /// For each point its logged (step, value), in order.
@@ -132,23 +182,26 @@ fn merge(seeds: &[&[(f64, f64)]], width: f64) -> Vec<(f64, f64, f64, f64)> {
 
 fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
     let crowded = curves.len() > MOST_SERIES;
-    let entry =
-        |(index, curve): (usize, &Curve)| Entry { text: curve.name.clone(), style: chart::style(index) };
-    let entries: Vec<Entry> =
-        if crowded { Vec::new() } else { curves.iter().enumerate().map(entry).collect() };
-    let (left, right) = (72.0, f64::from(WIDTH) - 18.0);
-    let top = 14.0 + chart::legend_height(&entries, left, right);
-    let area = Area { left, top, right, bottom: top + PLOT };
-    let mut drawing = Drawing::new(WIDTH, (area.bottom + 54.0) as u32);
+    let entries: Vec<Entry> = chart::entries(curves.iter().map(|curve| curve.name.as_str()));
+    let (edge, right) = (8.0, f64::from(COLUMN) - 10.0);
+    let top = 8.0 + chart::legend_height(&entries, edge, right);
+    let bottom = top + PLOT;
     let points = || curves.iter().flat_map(|curve| &curve.points);
+    let values: Vec<f64> = if crowded {
+        points().map(|point| point.1).collect()
+    } else {
+        points().flat_map(|point| [point.2, point.3]).collect()
+    };
+    let y = Scale::around(&values, (f64::NEG_INFINITY, f64::INFINITY), bottom, top);
+    let ticks = chart::ticks(&y, 5);
+    let area = Area { left: chart::left_of(&ticks), top, right, bottom };
     let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     // A log that begins near the start shows the start.
     let first = if first < 0.2 * last { 0.0 } else { first };
-    let x = Scale::new(first, last, left, right);
-    let values: Vec<f64> = points().flat_map(|point| [point.2, point.3]).collect();
-    let y = Scale::around(&values, (f64::NEG_INFINITY, f64::INFINITY), area.bottom, area.top);
-    chart::axis_left(&mut drawing, area, &chart::ticks(&y, 6), logged.title);
-    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 6), "Training step", false);
+    let x = Scale::new(first, last, area.left, right);
+    let mut drawing = Drawing::new(COLUMN, (bottom + BELOW) as u32);
+    chart::axis_left(&mut drawing, area, &ticks, &logged.title);
+    chart::axis_below(&mut drawing, area, &chart::ticks(&x, 5), "Training step", false);
     for (index, curve) in curves.iter().enumerate() {
         let colour = chart::style(index).colour;
         let lower = curve.points.iter().map(|point| (x.at(point.0), y.at(point.2)));
@@ -161,21 +214,21 @@ fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
     for (index, curve) in curves.iter().enumerate().rev() {
         let line: Vec<(f64, f64)> = curve.points.iter().map(|point| (x.at(point.0), y.at(point.1))).collect();
         if crowded {
-            drawing.line(&line, 1.0, chart::FAINT);
+            drawing.line(&line, 0.6, chart::FAINT);
         } else {
-            chart::style(index).line(&mut drawing, &line, 2.0);
+            chart::style(index).line(&mut drawing, &line, 1.3);
         }
         if line.len() < 13 && !crowded {
             for &at in &line {
-                chart::style(index).mark(&mut drawing, at, 3.4, 1.0);
+                chart::style(index).mark(&mut drawing, at, 2.3, 1.0);
             }
         }
     }
     if crowded && let Some(best) = curves.iter().max_by(|a, b| a.dice.total_cmp(&b.dice)) {
         let line: Vec<(f64, f64)> = best.points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
-        drawing.line(&line, 2.0, INK);
+        drawing.line(&line, 1.5, INK);
     }
     let marks = curves.iter().any(|curve| curve.points.len() < 13);
-    chart::legend(&mut drawing, &entries, left, right, 8.0, marks);
+    chart::legend(&mut drawing, &entries, edge, right, 4.0, marks);
     drawing
 }

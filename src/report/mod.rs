@@ -1,39 +1,54 @@
 //! Frames as something to read: tables for papers, figures, and one page that says what they stand on.
 //!
-//! Everything is computed from the frames alone; equal frames give equal bytes. [`render`] writes
+//! Numbers are computed from the frames alone, and equal frames give equal bytes, but for what the page says of stages: how
+//! they came to be. [`render`] writes
 //!
-//! - `index.html`, one self-contained page: no script, no network;
+//! - `index.html`, one self-contained page: no network;
 //! - `tables/*.{md,tex,csv,html}`: mean ± SD over seeds, the 95 % interval over patients, tests against a named row, best in
 //!   bold, second underlined, published values beside measured ones; [`Tables`] gives them alone;
-//! - `figures/*.{svg,png}`: each numeric axis, the configurations, the learning curves, the diffusion model's loss and images
-//!   sampled from it.
+//! - `figures/*.{svg,png,csv}`: what the sweep file names, else what suits its axes; SVG and PNG of the width of a journal's
+//!   column or page, and the numbers behind them; [`plot`] gives them alone.
 
+mod bars;
 mod cases;
 mod chart;
+pub mod compare;
+mod cost;
 mod diffusion;
 mod drawing;
+mod facts;
 mod figures;
 mod format;
+mod heat;
 mod html;
 mod labels;
 mod learning;
+mod lines;
+mod patients;
+mod pictures;
 mod published;
+mod rank;
+mod rows;
 mod sweep;
 mod table;
 mod tables;
 
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+
+use rayon::prelude::*;
 
 use crate::results::Frames;
-use crate::spec::report::{OneOrMany, ReportSettings, TableSettings};
+use crate::results::stages::Stages;
+use crate::spec::report::{FigureKind, FigureSettings, OneOrMany, Pictures, ReportSettings, TableSettings};
 use crate::store::files;
 use cases::Cases;
-use figures::Figure;
-use sweep::{Kind, Sweep};
+use figures::{Figure, Source};
+use sweep::Sweep;
 use table::{Request, Table};
 
+pub use figures::Stored;
 pub use tables::{Evidence, EvidencePoint, Stale, Tables};
 
 /// Where a report lies.
@@ -45,8 +60,24 @@ pub struct Rendered {
     pub files: Vec<PathBuf>,
 }
 
-/// Metrics that get figures where the sweep file names none.
-const FIGURE_METRICS: [&str; 2] = ["dice", "hd95"];
+/// Figures of every report: what was logged, and images where they may be shown.
+const ALWAYS: [FigureKind; 6] = [
+    FigureKind::Learning,
+    FigureKind::Accepted,
+    FigureKind::Diffusion,
+    FigureKind::Overlay,
+    FigureKind::Features,
+    FigureKind::Samples,
+];
+
+/// What a report shows beside frames.
+#[derive(Default)]
+pub struct Backing<'a> {
+    /// What the page says of stages.
+    pub stages: Stages,
+    /// What figures of images are made from.
+    pub store: Option<Stored<'a>>,
+}
 
 /// Renders the report of the sweep `name` into `dir`.
 ///
@@ -57,6 +88,7 @@ const FIGURE_METRICS: [&str; 2] = ["dice", "hd95"];
 /// When `settings` name an axis or a metric that the sweep does not have, or a file cannot be written.
 pub fn render(
     frames: &Frames,
+    backing: &Backing,
     name: &str,
     description: &str,
     settings: &ReportSettings,
@@ -64,12 +96,36 @@ pub fn render(
 ) -> Result<Rendered> {
     let sweep = Sweep::new(&frames.points).context("cannot read the points frame")?;
     let cases = Cases::new(&frames.cases, &sweep).context("cannot read the cases frame")?;
+    let mut source = Source::new(&sweep, &cases, frames);
+    let pictures = settings.pictures.shows(sweep.is_generated());
+    if pictures {
+        (source.store, source.samples) = (backing.store, &frames.samples);
+    }
     let tables = build_tables(&sweep, &cases, settings).context("cannot build the report's tables")?;
-    let mut figures = figures(&sweep, settings).context("cannot draw the report's figures")?;
-    figures.extend(learning::curves(&sweep, &frames.history)?);
-    figures.extend(
-        diffusion::loss_by_step(&frames.diffusion).context("cannot draw the diffusion model's loss")?,
-    );
+    let mut wanted = settings.figures.clone();
+    if wanted.is_empty() {
+        wanted = figures::chosen(&sweep);
+    }
+    // What was logged is part of every report, and so are images where they may be shown.
+    for kind in ALWAYS {
+        if wanted.iter().all(|figure| figure.kind != kind) {
+            wanted.push(FigureSettings::of(kind, Vec::new()));
+        }
+    }
+    let (images, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|figure| figure.kind.is_picture());
+    let mut figures = drawn(&source, &wanted).context("cannot draw the report's figures")?;
+    let mut trouble = None;
+    if pictures {
+        // A checkpoint that is gone shall not take the report with it.
+        match drawn(&source, &images) {
+            Ok(images) => figures.extend(images),
+            Err(error) => trouble = Some(format!("could not be drawn: {error:#}")),
+        }
+    } else if !sweep.is_generated() && settings.pictures == Pictures::Generated {
+        let why =
+            "none are shown: the data are not generated, and the sweep file does not say `pictures: true`";
+        trouble = Some(why.to_owned());
+    }
     let mut written = vec![dir.join("index.html")];
     let folder = dir.join("tables");
     files::create_folder(&folder)?;
@@ -81,25 +137,17 @@ pub fn render(
         }
     }
     let folder = dir.join("figures");
-    files::create_folder(&folder)?;
-    let mut drawn = Vec::new();
-    for figure in &figures {
-        let svg = figure.drawing.svg()?;
-        let path = folder.join(format!("{}.svg", figure.slug));
-        files::write_atomic(&path, svg.as_bytes())?;
-        written.push(path);
-        let path = folder.join(format!("{}.png", figure.slug));
-        files::write_atomic(&path, &figure.drawing.png(&folder.join(format!(".{}.png", figure.slug)))?)?;
-        written.push(path);
-        drawn.push(svg);
-    }
-    let pictures = if settings.pictures { frames.samples.as_slice() } else { &[] };
-    for (number, samples) in pictures.iter().enumerate() {
-        let path = folder.join(format!("diffusion_samples_{}.png", number + 1));
-        files::write_atomic(&path, &samples.png)?;
-        written.push(path);
-    }
-    let page = html::page(&sweep, name, description, &tables, &figures, &drawn, pictures)?;
+    let drawn = write_figures(&figures, &folder, &["svg", "png", "csv"], &mut written)?;
+    let page = html::page(&html::Page {
+        sweep: &sweep,
+        name,
+        description,
+        tables: &tables,
+        figures: &figures,
+        drawn: &drawn,
+        stages: &backing.stages,
+        images: trouble.as_deref(),
+    })?;
     files::write_atomic(&written[0], page.as_bytes())?;
     forget_earlier(dir, &written)?;
     Ok(Rendered { index: written[0].clone(), files: written })
@@ -138,7 +186,9 @@ fn build_tables(sweep: &Sweep, cases: &Cases, settings: &ReportSettings) -> Resu
     let mut tables: Vec<Table> = Vec::new();
     for wanted in &settings.tables {
         let rows = || format!("by_{}", figures::slug(&wanted.rows.names().join("_")));
-        let slug = free_slug(&wanted.name.clone().unwrap_or_else(rows), &tables);
+        let slug = free(&wanted.name.clone().unwrap_or_else(rows), |slug| {
+            tables.iter().any(|table| table.slug == slug)
+        });
         let request = Request { slug, settings: wanted, subject: "Results" };
         let table = table::build(sweep, cases, &request);
         tables.push(table.with_context(|| format!("the table `{}`", request.slug))?);
@@ -160,9 +210,8 @@ fn build_tables(sweep: &Sweep, cases: &Cases, settings: &ReportSettings) -> Resu
     Ok(tables)
 }
 
-/// `slug`, or `slug` with a number where a table has it.
-fn free_slug(slug: &str, tables: &[Table]) -> String {
-    let taken = |name: &str| tables.iter().any(|table| table.slug == name);
+/// `slug`, or `slug` with a number where it is taken.
+fn free(slug: &str, taken: impl Fn(&str) -> bool) -> String {
     if !taken(slug) {
         return slug.to_owned();
     }
@@ -173,25 +222,86 @@ fn free_slug(slug: &str, tables: &[Table]) -> String {
     format!("{slug}_{number}")
 }
 
-fn figures(sweep: &Sweep, settings: &ReportSettings) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
-    for wanted in &settings.figures {
-        let axes = table::axes(sweep, std::slice::from_ref(&wanted.x))?;
-        figures.extend(figures::along(sweep, axes[0], &wanted.y)?);
+/// Draws what `wanted` ask for, each name of a file once.
+fn drawn(source: &Source, wanted: &[FigureSettings]) -> Result<Vec<Figure>> {
+    let figures =
+        wanted.par_iter().map(|figure| figures::draw(source, figure)).collect::<Result<Vec<_>>>()?;
+    let mut kept: Vec<Figure> = Vec::new();
+    for mut figure in figures.into_iter().flatten() {
+        let taken = |slug: &str| kept.iter().any(|other| other.slug == slug);
+        figure.slug = free(&figure.slug, taken);
+        kept.push(figure);
     }
-    if settings.figures.is_empty() {
-        let (numeric, other): (Vec<usize>, Vec<usize>) =
-            sweep.varying().into_iter().partition(|&axis| sweep.axes[axis].kind == Kind::Number);
-        for metric in FIGURE_METRICS {
-            for &axis in &numeric {
-                figures.extend(figures::along(sweep, axis, metric)?);
+    Ok(kept)
+}
+
+/// Writes the figures as files of these kinds into `folder`; returns them as SVG.
+fn write_figures(
+    figures: &[Figure],
+    folder: &Path,
+    kinds: &[&str],
+    written: &mut Vec<PathBuf>,
+) -> Result<Vec<String>> {
+    files::create_folder(folder)?;
+    let made = figures.par_iter().map(|figure| {
+        let svg = figure.drawing.svg()?;
+        let mut paths = Vec::new();
+        for &kind in kinds {
+            let path = folder.join(format!("{}.{kind}", figure.slug));
+            match kind {
+                "svg" => files::write_atomic(&path, svg.as_bytes())?,
+                "png" => files::write_atomic(&path, &figure.drawing.png()?)?,
+                _ => files::write_atomic(&path, figure.data.csv().as_bytes())?,
             }
-            if !other.is_empty() {
-                figures.extend(figures::configurations(sweep, &other, metric)?);
-            }
+            paths.push(path);
         }
+        Ok((svg, paths))
+    });
+    let made = made.collect::<Result<Vec<(String, Vec<PathBuf>)>>>()?;
+    Ok(made
+        .into_iter()
+        .map(|(svg, paths)| {
+            written.extend(paths);
+            svg
+        })
+        .collect())
+}
+
+/// Draws single figures of a sweep into `dir`, each as SVG and PNG and, where `export`, its numbers as CSV; those that its
+/// report would choose, where `wanted` names none. Images are drawn where `store` is given. Returns the files; none where
+/// nothing of it has been evaluated or logged.
+///
+/// # Errors
+/// Where `wanted` name an axis, a value or a metric that the sweep does not have, images of data that are not generated
+/// without `pictures` saying so, or a file cannot be written.
+pub fn plot(
+    frames: &Frames,
+    store: Option<Stored>,
+    wanted: &[FigureSettings],
+    pictures: Pictures,
+    (dir, export): (&Path, bool),
+) -> Result<Vec<PathBuf>> {
+    let sweep = Sweep::new(&frames.points).context("cannot read the points frame")?;
+    let cases = Cases::new(&frames.cases, &sweep).context("cannot read the cases frame")?;
+    let mut source = Source::new(&sweep, &cases, frames);
+    if pictures.shows(sweep.is_generated()) {
+        (source.store, source.samples) = (store, &frames.samples);
+        ensure!(
+            store.is_some() || wanted.iter().all(|figure| !figure.kind.is_picture()),
+            "images are made from the store, which does not know this sweep: run it, or name its --store"
+        );
+    } else {
+        ensure!(
+            wanted.iter().all(|figure| !figure.kind.is_picture()),
+            "the data of this sweep are not generated, and its images may show patients: --pictures draws them all the same"
+        );
     }
-    Ok(figures)
+    let chosen = figures::chosen(&sweep);
+    let figures = drawn(&source, if wanted.is_empty() { &chosen } else { wanted })?;
+    let kinds: &[&str] = if export { &["svg", "png", "csv"] } else { &["svg", "png"] };
+    let mut written = Vec::new();
+    write_figures(&figures, dir, kinds, &mut written)?;
+    Ok(written)
 }
 
 #[cfg(test)]

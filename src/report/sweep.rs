@@ -1,5 +1,7 @@
 //! The points frame as a report sees it: axes with their values in order, points, and groups of points.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::{Context as _, Result};
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
@@ -79,7 +81,8 @@ pub(super) struct Sweep {
     pub(super) points: Vec<Point>,
     /// Names of the classes, in the order of the frame.
     pub(super) classes: Vec<String>,
-    frame: DataFrame,
+    /// The points frame.
+    pub(super) frame: DataFrame,
 }
 
 impl Sweep {
@@ -124,7 +127,7 @@ impl Sweep {
     /// Some of the points grouped by `axes`.
     pub(super) fn groups_of(&self, points: &[usize], axes: &[usize]) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
-        let mut places = std::collections::HashMap::new();
+        let mut places = HashMap::new();
         for &index in points {
             let key: Vec<usize> = axes.iter().map(|&axis| self.points[index].key[axis]).collect();
             let place = *places.entry(key.clone()).or_insert_with(|| {
@@ -173,6 +176,13 @@ impl Sweep {
         values
     }
 
+    /// Whether all data of the sweep are generated, so that no image shows a patient.
+    pub(super) fn is_generated(&self) -> bool {
+        let path = if self.setting("data.name").is_empty() { "data" } else { "data.name" };
+        let names = self.setting(path);
+        !names.is_empty() && names.iter().all(|name| name == "phantom")
+    }
+
     /// The points with `status`.
     pub(super) fn count(&self, status: &str) -> usize {
         self.points.iter().filter(|point| point.status == status).count()
@@ -205,8 +215,9 @@ fn axis(path: &str, column: &Column) -> Result<(Axis, Vec<usize>)> {
         Kind::Category
     };
     let mut values: Vec<Value> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for text in &raw {
-        if values.iter().all(|value| &value.raw != text) {
+        if seen.insert(text) {
             values.push(value(kind, text));
         }
     }
@@ -217,7 +228,9 @@ fn axis(path: &str, column: &Column) -> Result<(Axis, Vec<usize>)> {
             order(a).total_cmp(&order(b))
         });
     }
-    let place = |text: &String| values.iter().position(|value| &value.raw == text);
+    let places: HashMap<&str, usize> =
+        values.iter().enumerate().map(|(index, value)| (value.raw.as_str(), index)).collect();
+    let place = |text: &String| places.get(text.as_str()).copied();
     let indices = raw.iter().map(|text| place(text).context("each value of an axis is listed"));
     let indices = indices.collect::<Result<_>>()?;
     Ok((Axis { path: path.to_owned(), name: labels::axis_name(path), kind, values }, indices))

@@ -51,7 +51,10 @@ pub(super) fn frame(models: &[ModelRecord]) -> Result<DataFrame> {
 }
 
 /// The pictures of `models`; a model of 0 steps has none.
-pub(super) fn samples(models: &[ModelRecord]) -> Result<Vec<Samples>> {
+///
+/// # Errors
+/// Where one cannot be read.
+pub fn samples(models: &[ModelRecord]) -> Result<Vec<Samples>> {
     let mut pictures = Vec::new();
     for model in models {
         let path = model.folder.join("samples.png");
