@@ -9,7 +9,8 @@
 //!
 //! Dice and Jaccard are fractions 0–1, distances voxels. Metrics of a point are means over its cases, class by class,
 //! and then over the classes. Axes keep their type: truth values, whole numbers and numbers as such, lists and all
-//! else as text. Equal input gives equal bytes.
+//! else as text. Equal input gives equal bytes. The frames lie as Parquet and CSV; both open in Polars and pandas, which
+//! `scripts/check_frames.py` shows and checks: `pl.read_parquet("results/NAME/cases.parquet")`, `pd.read_parquet(…)`.
 
 pub mod index;
 pub mod pictures;

@@ -247,6 +247,9 @@ fn side(
 const COLUMNS: [&str; 10] =
     ["id", "case", "patient", "class", "dice", "jaccard", "hd95", "asd", "empty_prediction", "empty_label"];
 
+/// For each volume and class the sums of the metrics, and how many there are.
+type Sums = BTreeMap<(String, String), ([f64; 4], u32)>;
+
 /// The cases of one side.
 struct Measured {
     cases: Cases,
@@ -267,13 +270,13 @@ impl Measured {
     }
 
     /// For each class and volume of the side's points the sums of the metrics, as printed, and how many there are.
-    fn sums(&self, side: &Side) -> Result<BTreeMap<(String, String), ([f64; 4], u32)>> {
+    fn sums(&self, side: &Side) -> Result<Sums> {
         let text = |name: &str| -> Result<_> { Ok(self.frame.column(name)?.str()?.clone()) };
         let number = |name: &str| -> Result<_> { Ok(self.frame.column(name)?.f64()?.clone()) };
         let (ids, cases, classes) = (text("id")?, text("case")?, text("class")?);
         let metrics = METRICS.iter().map(|metric| number(metric.column)).collect::<Result<Vec<_>>>()?;
         let wanted: HashSet<&str> = side.ids.iter().map(String::as_str).collect();
-        let mut sums: BTreeMap<(String, String), ([f64; 4], u32)> = BTreeMap::new();
+        let mut sums = Sums::new();
         for row in 0..self.frame.height() {
             if !ids.get(row).is_some_and(|id| wanted.contains(id)) {
                 continue;
@@ -301,13 +304,16 @@ pub fn compare(sides: [Side; 2]) -> Result<Comparison> {
     let measured = [Measured::new(&sides[0])?, Measured::new(&sides[1])?];
     let (mut metrics, mut patients) = (Vec::new(), 0);
     for shown in METRICS {
-        let (mut by_patient, mut sd) = (Vec::new(), [None; 2]);
-        for (Measured { cases, points, .. }, sd) in measured.iter().zip(&mut sd) {
+        let (mut by_patient, mut of_sides, mut sd) = (Vec::new(), [None; 2], [None; 2]);
+        for (side, Measured { cases, points, .. }) in measured.iter().enumerate() {
             let measure = cases.measure(shown, None)?.context("the cases frame has all metrics")?;
             let classes: Vec<usize> = (0..cases.classes.len()).collect();
             let means: Vec<f64> = points.iter().filter_map(|&point| measure.point(point, &classes)).collect();
-            *sd = stats::sample_sd(&means);
+            sd[side] = stats::sample_sd(&means);
             let found = measure.patients(points, &classes);
+            // As tables have it, to the last digit.
+            let interval = found.interval(&Resamples::new(found.ids.len(), RESAMPLES));
+            of_sides[side] = stats::mean(&found.means).map(|mean| Estimate { mean, interval });
             let names = found.ids.iter().map(|&id| cases.patients[id as usize].clone());
             by_patient.push(names.zip(found.means.iter().copied()).collect::<BTreeMap<String, f64>>());
         }
@@ -316,12 +322,11 @@ pub fn compare(sides: [Side; 2]) -> Result<Comparison> {
             .filter_map(|(patient, first)| Some(by_patient[1].get(patient)? - first))
             .collect();
         patients = both.len();
-        let of = |side: usize| estimate(&by_patient[side].values().copied().collect::<Vec<_>>());
         metrics.push(Metric {
             name: shown.column,
             title: shown.title(),
             higher: shown.higher,
-            sides: [of(0), of(1)],
+            sides: of_sides,
             sd,
             difference: estimate(&both),
             p: stats::signed_rank(&both).map(|test| test.p),

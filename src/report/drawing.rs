@@ -187,7 +187,7 @@ impl Drawing {
             let mut backend = SVGBackend::with_string(&mut text, self.scaled(SVG_SCALE));
             // SVG's `Top` anchor puts the baseline 0.76 em below the position.
             let canvas = Canvas { scale: SVG_SCALE, baseline: 0.76, segments: false };
-            canvas.background(&mut backend)?;
+            background(&mut backend)?;
             canvas.paint(&mut backend, self)?;
             drawn(backend.present())?;
         }
@@ -326,12 +326,6 @@ struct Canvas {
 }
 
 impl Canvas {
-    fn background<B: DrawingBackend>(self, backend: &mut B) -> Result<()> {
-        let (width, height) = backend.get_size();
-        let white = RGBColor(255, 255, 255).filled();
-        drawn(backend.draw_rect((0, 0), (width as i32, height as i32), &white, true))
-    }
-
     /// Draws all shapes but pictures.
     fn paint<B: DrawingBackend>(self, backend: &mut B, drawing: &Drawing) -> Result<()> {
         for shape in &drawing.shapes {
@@ -398,6 +392,12 @@ impl Canvas {
     fn whole(self, at: At) -> (i32, i32) {
         ((at.0 * self.scale).round() as i32, (at.1 * self.scale).round() as i32)
     }
+}
+
+fn background<B: DrawingBackend>(backend: &mut B) -> Result<()> {
+    let (width, height) = backend.get_size();
+    let white = RGBColor(255, 255, 255).filled();
+    drawn(backend.draw_rect((0, 0), (width as i32, height as i32), &white, true))
 }
 
 /// Backends' errors have a type that plotters does not name.

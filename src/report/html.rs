@@ -29,17 +29,23 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// The whole page; `drawn` are the figures as SVG.
-pub(super) fn page(
-    sweep: &Sweep,
-    name: &str,
-    description: &str,
-    tables: &[Table],
-    figures: &[Figure],
-    drawn: &[String],
-    stages: &Stages,
-    pictures: bool,
-) -> Result<String> {
+/// All that a page shows.
+pub(super) struct Page<'a> {
+    pub(super) sweep: &'a Sweep,
+    pub(super) name: &'a str,
+    pub(super) description: &'a str,
+    pub(super) tables: &'a [Table],
+    pub(super) figures: &'a [Figure],
+    /// The figures as SVG.
+    pub(super) drawn: &'a [String],
+    pub(super) stages: &'a Stages,
+    /// Why there are no images, where that wants to be said.
+    pub(super) images: Option<&'a str>,
+}
+
+/// The whole page.
+pub(super) fn page(page: &Page) -> Result<String> {
+    let &Page { sweep, name, description, tables, figures, drawn, stages, images } = page;
     let title = escape(name);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -61,7 +67,7 @@ pub(super) fn page(
     let there = sections.iter().filter(|(.., there)| *there);
     let there: Vec<String> = there.map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>")).collect();
     let _ = writeln!(out, "<nav>{}</nav>\n</header>", there.join(" "));
-    out.push_str(&basis(sweep, pictures));
+    out.push_str(&basis(sweep, images));
     out.push_str("<section id=\"tables\">\n<h2>Tables</h2>\n");
     for (index, table) in tables.iter().enumerate() {
         let links = links("tables", &table.slug, &["md", "tex", "csv", "html"]);
@@ -108,7 +114,7 @@ fn links(folder: &str, slug: &str, kinds: &[&str]) -> String {
 }
 
 /// What every number of the report stands on.
-fn basis(sweep: &Sweep, pictures: bool) -> String {
+fn basis(sweep: &Sweep, images: Option<&str>) -> String {
     let (all, done) = (sweep.points.len(), sweep.count("done"));
     let (failed, missing) = (sweep.count("failed"), sweep.count("missing"));
     let mut rows: Vec<(&str, String)> = Vec::new();
@@ -163,13 +169,8 @@ fn basis(sweep: &Sweep, pictures: bool) -> String {
     if !cases.is_empty() {
         rows.push(("Volumes per point", format!("{}; classes {}", cases.join(", "), escape(&classes))));
     }
-    if !pictures {
-        let why = if sweep.is_generated() {
-            ""
-        } else {
-            ": the data are not generated, and the sweep file does not say <code>pictures: true</code>"
-        };
-        rows.push(("Images", format!("none are shown{why}")));
+    if let Some(why) = images {
+        rows.push(("Images", escape(why)));
     }
     rows.push(("Metrics", format!("{DEFINITION} {}", empty_rule(sweep))));
     let mut out = String::from("<section id=\"basis\">\n<h2>What this stands on</h2>\n<dl>\n");

@@ -70,20 +70,16 @@ fn logged(history: &DataFrame, sweep: &Sweep) -> Vec<String> {
 /// were logged.
 pub(super) fn curves(source: &Source, asked: &Asked) -> Result<Vec<Figure>> {
     let columns = logged(source.history, source.sweep);
-    let wanted: Vec<&String> = match &asked.y {
-        Some(name) => {
-            let found = columns
-                .iter()
-                .find(|column| *column == name || (is_validation_dice(name) && is_validation_dice(column)));
-            let Some(found) = found else {
-                bail!("`{name}` was not logged: the history has {}", columns.join(", "));
-            };
-            vec![found]
-        }
-        None => {
-            let loss = columns.iter().find(|name| *name == "loss");
-            loss.into_iter().chain(columns.iter().find(|name| is_validation_dice(name))).collect()
-        }
+    let wanted: Vec<&String> = if let Some(name) = &asked.y {
+        let means =
+            |column: &&String| *column == name || (is_validation_dice(name) && is_validation_dice(column));
+        let Some(found) = columns.iter().find(means) else {
+            bail!("`{name}` was not logged: the history has {}", columns.join(", "));
+        };
+        vec![found]
+    } else {
+        let loss = columns.iter().find(|name| *name == "loss");
+        loss.into_iter().chain(columns.iter().find(|name| is_validation_dice(name))).collect()
     };
     let figures = wanted.into_iter().map(|name| figure(source, asked, &Logged::new(name)));
     Ok(figures.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())

@@ -60,6 +60,16 @@ pub struct Rendered {
     pub files: Vec<PathBuf>,
 }
 
+/// Figures of every report: what was logged, and images where they may be shown.
+const ALWAYS: [FigureKind; 6] = [
+    FigureKind::Learning,
+    FigureKind::Accepted,
+    FigureKind::Diffusion,
+    FigureKind::Overlay,
+    FigureKind::Features,
+    FigureKind::Samples,
+];
+
 /// What a report shows beside frames.
 #[derive(Default)]
 pub struct Backing<'a> {
@@ -97,14 +107,25 @@ pub fn render(
         wanted = figures::chosen(&sweep);
     }
     // What was logged is part of every report, and so are images where they may be shown.
-    use FigureKind::{Accepted, Diffusion, Features, Learning, Overlay, Samples};
-    for kind in [Learning, Accepted, Diffusion, Overlay, Features, Samples] {
+    for kind in ALWAYS {
         if wanted.iter().all(|figure| figure.kind != kind) {
             wanted.push(FigureSettings::of(kind, Vec::new()));
         }
     }
-    wanted.retain(|figure| pictures || !figure.kind.is_picture());
-    let figures = drawn(&source, &wanted).context("cannot draw the report's figures")?;
+    let (images, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|figure| figure.kind.is_picture());
+    let mut figures = drawn(&source, &wanted).context("cannot draw the report's figures")?;
+    let mut trouble = None;
+    if pictures {
+        // A checkpoint that is gone shall not take the report with it.
+        match drawn(&source, &images) {
+            Ok(images) => figures.extend(images),
+            Err(error) => trouble = Some(format!("could not be drawn: {error:#}")),
+        }
+    } else if !sweep.is_generated() && settings.pictures == Pictures::Generated {
+        let why =
+            "none are shown: the data are not generated, and the sweep file does not say `pictures: true`";
+        trouble = Some(why.to_owned());
+    }
     let mut written = vec![dir.join("index.html")];
     let folder = dir.join("tables");
     files::create_folder(&folder)?;
@@ -117,7 +138,16 @@ pub fn render(
     }
     let folder = dir.join("figures");
     let drawn = write_figures(&figures, &folder, &["svg", "png", "csv"], &mut written)?;
-    let page = html::page(&sweep, name, description, &tables, &figures, &drawn, &backing.stages, pictures)?;
+    let page = html::page(&html::Page {
+        sweep: &sweep,
+        name,
+        description,
+        tables: &tables,
+        figures: &figures,
+        drawn: &drawn,
+        stages: &backing.stages,
+        images: trouble.as_deref(),
+    })?;
     files::write_atomic(&written[0], page.as_bytes())?;
     forget_earlier(dir, &written)?;
     Ok(Rendered { index: written[0].clone(), files: written })

@@ -163,7 +163,7 @@
     const again = () => { came = null; openCell(id); };
     const heads = ["Point", ...facts.axes.map((axis) => axis.name), "Status", ...(column >= 0 ? [facts.metrics[column]] : facts.metrics)];
     const values = (point) => (column >= 0 ? [number(point.m[column], 3)] : point.m.map((value) => number(value, 3)));
-    show(`${cell.textContent.trim()}`,
+    show(cell.innerText.trim().replace(/\s+/g, " "),
       el("p", {}, `Cell `, code(id), ` stands on ${points.length} point${points.length === 1 ? "" : "s"}:`),
       grid(heads, points.map((at) => {
         const point = facts.points[at];

@@ -116,7 +116,7 @@ impl Crop {
         }
         let side = ((bottom - top).max(right - left) * 8 / 5).clamp(8.min(whole), whole);
         let start = |low: usize, high: usize, most: usize| {
-            ((low + high) / 2).saturating_sub(side / 2).min(most - side)
+            usize::midpoint(low, high).saturating_sub(side / 2).min(most - side)
         };
         Self { top: start(top, bottom, height), left: start(left, right, width), side, width }
     }

@@ -160,7 +160,7 @@ fn plot(ranking: &Ranking) -> Drawing {
         drawing.line(&[(x, axis - 4.0), (x, axis)], 0.8, INK);
         drawing.text(&rank.to_string(), (x, axis - 7.0), TICK, Align::Centre, SOFT);
     }
-    drawing.text("Mean rank", ((left + right) / 2.0, axis - 20.0), TEXT, Align::Centre, INK);
+    drawing.text("Mean rank", (f64::midpoint(left, right), axis - 20.0), TEXT, Align::Centre, INK);
     let (from, to) = (left, (left + (scale.at(1.0 + ranking.critical) - scale.at(1.0))).min(right));
     drawing.line(&[(from, 14.0), (to, 14.0)], 1.4, INK);
     for end in [from, to] {

@@ -1,5 +1,7 @@
 //! A metric for each configuration, a row each: for sets of blocks and steps, and all else that is no number.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 
 use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, Scale, TEXT};
@@ -15,7 +17,13 @@ const MOST_ROWS: usize = 60;
 pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
     let (sweep, shown) = (source.sweep, asked.shown(source)?);
     let axes = if asked.x.is_empty() { asked.others(sweep, &[]) } else { asked.x.clone() };
-    let others = if asked.x.is_empty() { Vec::new() } else { asked.others(sweep, &axes) };
+    let mut others = if asked.x.is_empty() { Vec::new() } else { asked.others(sweep, &axes) };
+    let mut pooled = String::new();
+    if asked.by.is_none() && sweep.groups_of(&asked.points, &others).len() > MOST_SERIES {
+        let names: Vec<&str> = others.iter().map(|&axis| sweep.axes[axis].name.short.as_str()).collect();
+        pooled = format!(" Over all values of {}.", names.join(", "));
+        others.clear();
+    }
     let mut rows: Vec<Group> = sweep.groups_of(&asked.points, &axes);
     let left_out = rows.len().saturating_sub(MOST_ROWS);
     rows.truncate(MOST_ROWS);
@@ -35,13 +43,13 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
     let drawing = plot(&names, &absent, &series, &shown);
     let places: Vec<&Place> = series.iter().flat_map(|one| &one.places).collect();
     let short: Vec<&str> = axes.iter().map(|&axis| sweep.axes[axis].name.short.as_str()).collect();
-    let mut caption =
-        format!("{} by {}. {}", shown.name(), short.join(", "), figures::legend_text(source, &places));
+    let text = figures::legend_text(source, &places);
+    let mut caption = format!("{} by {}.{pooled} {text}", shown.name(), short.join(", "));
     if series.len() > MOST_SERIES {
         caption.push_str(" Colours repeat: see the table for the other axes.");
     }
     if left_out > 0 {
-        caption.push_str(&format!(" {left_out} more rows are in the table alone."));
+        let _ = write!(caption, " {left_out} more rows are in the table alone.");
     }
     let paths: Vec<&str> = axes.iter().map(|&axis| sweep.axes[axis].path.as_str()).collect();
     let mut data = Data::new(&[&["series"], &paths[..], &PLACE[..]].concat());

@@ -81,12 +81,14 @@ pub fn seen(index: &Index, store: &Store, ids: &[String]) -> Result<Vec<Seen>> {
 /// # Errors
 /// Where the index or a stage is damaged.
 pub fn features(index: &Index, store: &Store) -> Result<Vec<Features>> {
+    /// Diffusion step, decoder block, folder.
+    type Found = (usize, usize, PathBuf);
     #[derive(Deserialize)]
     struct Settings {
         timestep: usize,
         block: usize,
     }
-    let mut models: Vec<(usize, Vec<(usize, usize, PathBuf)>)> = Vec::new();
+    let mut models: Vec<(usize, Vec<Found>)> = Vec::new();
     for (place, stage) in
         index.stages().iter().enumerate().filter(|(_, stage)| stage.kind == StageKind::Features)
     {
@@ -106,7 +108,8 @@ pub fn features(index: &Index, store: &Store) -> Result<Vec<Features>> {
         let Some(data) = parent(index, store, model, StageKind::Prepare)? else { continue };
         let (slice, row) = show::training_slice(&data)?;
         maps.sort();
-        let maps = maps.into_iter().map(|(t, block, dir)| Ok((t, block, show::feature_map(&dir, row)?)));
+        let maps =
+            maps.into_iter().map(|(t, block, dir)| Ok((t, block, show::feature_map(&dir, row, &slice)?)));
         let maps = maps.collect::<Result<_>>()?;
         shown.push(Features { model: index.label(model).to_owned(), slice, maps });
     }

@@ -130,38 +130,53 @@ pub fn training_slice(data: &Path) -> Result<(Slice, usize)> {
     let slice = largest(&data, first.case as usize);
     let row =
         data.train_slices().iter().position(|other| other.case == first.case && other.z as usize == slice.z);
-    // A list may hold only some slices of a volume.
-    match row {
-        Some(row) => Ok((slice, row)),
-        None => {
-            let (z, found) = (first.z as usize, data.slice(*first));
-            let (image, truth) = (found.image.to_vec(), found.label.to_vec());
-            Ok((Slice { z, image, truth, ..slice }, 0))
-        }
+    if let Some(row) = row {
+        return Ok((slice, row));
     }
+    // The list holds only some slices of this volume.
+    let (z, found) = (first.z as usize, data.slice(*first));
+    let (image, truth) = (found.image.to_vec(), found.label.to_vec());
+    Ok((Slice { z, image, truth, ..slice }, 0))
 }
 
 /// The features of the training slice `row` in the folder `dir` of a feature stage, as one map: the projection onto the
-/// channels' first principal component, which keeps most of what differs between pixels, stretched to `[0, 1]`.
+/// channels' first principal component, which keeps most of what differs between pixels, stretched to `[0, 1]`. A component
+/// has no sign: what is bright in `slice` is mostly bright in its map.
 ///
 /// # Errors
 /// Where the folder is damaged.
-pub fn feature_map(dir: &Path, row: usize) -> Result<Map> {
+pub fn feature_map(dir: &Path, row: usize, slice: &Slice) -> Result<Map> {
     let cache = FeatureCache::open(dir)?;
     let shape = cache.shape();
     let values = cache.rows(&[row])?.flatten_all()?.to_vec1::<f32>()?;
-    let values = principal(&values, shape.channels, shape.side * shape.side);
+    let mut values = principal(&values, shape.channels, shape.side * shape.side);
+    if agreement(&values, shape.side, slice) < 0.0 {
+        for value in &mut values {
+            *value = 1.0 - *value;
+        }
+    }
     Ok(Map { side: shape.side, channels: shape.channels, values })
 }
 
-/// The projection of `channels` × `pixels` values onto their first principal component over the pixels, in `[0, 1]`; the
-/// component's larger end is the brighter.
+/// The covariance, but for its size, of a map with an image that it covers.
+fn agreement(map: &[f32], side: usize, slice: &Slice) -> f64 {
+    let mean = map.iter().map(|&value| f64::from(value)).sum::<f64>() / map.len() as f64;
+    let pixels = slice.image.iter().enumerate().map(|(place, &pixel)| {
+        let (y, x) = (place / slice.width * side / slice.height, place % slice.width * side / slice.width);
+        f64::from(pixel) * (f64::from(map[y * side + x]) - mean)
+    });
+    pixels.sum()
+}
+
+/// The projection of `channels` × `pixels` values onto their first principal component over the pixels, in `[0, 1]`.
 fn principal(values: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
     const ROUNDS: usize = 60;
     let mut centred: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
     for channel in centred.chunks_exact_mut(pixels) {
         let mean = channel.iter().sum::<f64>() / pixels as f64;
-        channel.iter_mut().for_each(|value| *value -= mean);
+        for value in channel {
+            *value -= mean;
+        }
     }
     let project = |weights: &[f64]| {
         let mut map = vec![0.0; pixels];
@@ -185,14 +200,7 @@ fn principal(values: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
         }
         weights = next.iter().map(|weight| weight / length).collect();
     }
-    let mut map = project(&weights);
-    let largest = weights
-        .iter()
-        .copied()
-        .fold(0.0_f64, |most, weight| if weight.abs() > most.abs() { weight } else { most });
-    if largest < 0.0 {
-        map.iter_mut().for_each(|value| *value = -*value);
-    }
+    let map = project(&weights);
     let (low, high) =
         map.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)));
     let span = if high > low { high - low } else { 1.0 };
@@ -220,7 +228,12 @@ mod tests {
             }
         }
         let map = principal(&values, 3, side * side);
+        let image: Vec<f32> = (0..64).map(|place| (place % 8) as f32 / 7.0).collect();
+        let slice = Slice { case: "a".into(), z: 0, height: 8, width: 8, truth: vec![0; 64], image };
+        let sign = agreement(&map, side, &slice);
+        assert!(sign != 0.0, "one of both ends is the brighter");
         for (place, value) in map.iter().enumerate() {
+            let value = if sign < 0.0 { 1.0 - value } else { *value };
             let wanted = (place % side) as f32 / 3.0;
             assert!((value - wanted).abs() < 0.05, "{place}: {value}, not {wanted}");
         }

@@ -20,7 +20,7 @@ fn sweep(dir: &TempDir, name: &str, base: f64, provenance: bool) -> Source {
                 let dice = base + if dfm { 0.1 } else { 0.0 } + if patient == "c" { 0.05 } else { 0.0 };
                 let line = json!({"case": case, "patient": patient, "class": class, "dice": dice, "jaccard": dice / 2.0,
                     "hd95": 3.0, "asd": 1.0, "empty_prediction": false, "empty_label": false});
-                lines += &format!("{line}\n");
+                lines.extend([line.to_string(), "\n".to_owned()]);
             }
         }
         files::write_atomic(folder.join("cases.jsonl"), lines).unwrap();
@@ -32,10 +32,8 @@ fn sweep(dir: &TempDir, name: &str, base: f64, provenance: bool) -> Source {
             ("train", &keys[0], json!(settings)),
             ("evaluate", &keys[1], json!({"evaluate": {"split": "test"}, "size": 64})),
         ] {
-            stages += &format!(
-                "{}\n",
-                json!({"key": key, "kind": kind, "settings": settings, "code": 2, "parents": []})
-            );
+            let line = json!({"key": key, "kind": kind, "settings": settings, "code": 2, "parents": []});
+            stages.extend([line.to_string(), "\n".to_owned()]);
         }
         points.push(PointRecord {
             id: format!("{index}{name}"),

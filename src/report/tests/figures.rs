@@ -68,14 +68,15 @@ fn every_kind_draws_and_exports_what_it_shows() {
     ] {
         let settings = FigureSettings { name: Some(name.to_owned()), ..settings };
         let files = plot(frames, None, &[settings], Pictures::None, (&dir, true)).unwrap();
-        assert!(files.len() >= 3 && files.len() % 3 == 0, "{name}: {files:?}");
+        assert!(files.len() >= 3 && files.len().is_multiple_of(3), "{name}: {files:?}");
         for file in files {
             let bytes = fs::read(&file).unwrap();
             match file.extension().unwrap().to_str().unwrap() {
                 "png" => is_300_dpi(&bytes),
                 "svg" => balanced(std::str::from_utf8(&bytes).unwrap()),
                 _ => {
-                    assert!(bytes.iter().filter(|&&b| b == b'\n').count() > 2, "{} is empty", file.display())
+                    let lines = std::str::from_utf8(&bytes).unwrap().lines().count();
+                    assert!(lines > 2, "{} is empty", file.display());
                 }
             }
         }
@@ -201,5 +202,87 @@ fn series_are_told_apart_in_grey() {
     let grey: Vec<f64> = (0..8).map(|index| chart::luminance(chart::style(index).colour)).collect();
     for index in 0..4 {
         assert!((grey[index] - grey[index + 4]).abs() > 0.1, "{index}: {grey:?}");
+    }
+}
+
+/// From a cell of the page's tables to its points and their stages.
+#[test]
+fn cells_of_the_page_lead_to_their_points() {
+    let temporary = TempDir::new().unwrap();
+    let dir = folder(&temporary, "facts");
+    let frames = ablation(temporary.path(), 3, true);
+    rendered(&frames, "facts", &ReportSettings::default(), &dir);
+    let page = read(&dir, "index.html");
+    let facts = page.split("id=\"facts\">").nth(1).unwrap().split("</script>").next().unwrap();
+    let facts: Value = serde_json::from_str(facts).unwrap();
+    let points = facts["points"].as_array().unwrap();
+    assert_eq!(points.len(), 12);
+    let rows = facts["tables"]["results"].as_array().unwrap();
+    let ids = frames.points.column("id").unwrap().str().unwrap();
+    let mut seen = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let means: Vec<f64> = row
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|at| at.as_u64().unwrap() as usize)
+            .inspect(|&at| seen.push(at))
+            .filter_map(|at| {
+                assert_eq!(points[at]["id"].as_str(), ids.get(at));
+                points[at]["m"][0].as_f64()
+            })
+            .collect();
+        let id = format!("id=\"results.{}.dice\"", number + 1);
+        let Some(cell) = page.split(&id).nth(1) else {
+            assert!(means.is_empty(), "a row with values has a cell");
+            continue;
+        };
+        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        let shown = cell.split("</td>").next().unwrap();
+        assert!(shown.contains(&format!("{mean:.2}")), "row {number}: {mean} is not in {shown}");
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..12).collect::<Vec<_>>(), "each point stands behind one row");
+    assert!(page.contains("href=\"#point="), "failures lead to their points");
+}
+
+/// Images are drawn of generated data alone, unless a person says otherwise.
+#[test]
+fn images_of_real_data_are_not_drawn_unasked() {
+    let temporary = TempDir::new().unwrap();
+    let axes = |name: &str| vec![("data.name", json!(name))];
+    let wanted = |name: &str| Wanted { axes: axes(name), dice: 0.8, status: Status::Done };
+    let models = [model(temporary.path(), "any")];
+    let shows = |name: &str, pictures: Pictures| {
+        let mut point = record(temporary.path(), 0, &wanted(name));
+        point.facts.retain(|(path, _)| path != "data.name");
+        let frames = collect("real", &[point], &models).unwrap();
+        let dir = temporary.path().join(format!("real-{name}"));
+        let settings = ReportSettings { pictures, ..ReportSettings::default() };
+        rendered(&frames, "real", &settings, &dir);
+        dir.join("figures/diffusion_samples_1.png").is_file()
+    };
+    assert!(shows("phantom", Pictures::Generated) && !shows("phantom", Pictures::None));
+    assert!(!shows("acdc", Pictures::Generated) && shows("acdc", Pictures::All));
+    let acdc = collect("real", &[record(temporary.path(), 0, &wanted("acdc"))], &models);
+    let points = &[FigureSettings::of(FigureKind::Samples, vec![])];
+    let error =
+        plot(&acdc.unwrap(), None, points, Pictures::Generated, (temporary.path(), false)).unwrap_err();
+    assert!(format!("{error:#}").contains("may show patients"), "{error:#}");
+}
+
+#[test]
+fn older_settings_of_pictures_are_read_on_the_safe_side() {
+    let read = |text: &str| serde_json::from_str::<ReportSettings>(text).unwrap().pictures;
+    assert_eq!(read("{}"), Pictures::Generated);
+    assert_eq!(
+        read(r#"{"pictures":true}"#),
+        Pictures::Generated,
+        "the default of programs that knew but a flag"
+    );
+    assert_eq!(read(r#"{"pictures":false}"#), Pictures::None);
+    for pictures in [Pictures::Generated, Pictures::All, Pictures::None] {
+        let settings = ReportSettings { pictures, ..ReportSettings::default() };
+        assert_eq!(read(&serde_json::to_string(&settings).unwrap()), pictures);
     }
 }

@@ -346,7 +346,7 @@ fn committed_tables_are_held_to_their_frames() {
     assert_eq!((fine, stale.len()), (0, 12), "four are missing, eight are of no table: {stale:?}");
     others.write(&dir).unwrap();
     assert_eq!(others.check(&dir), (4, vec![]));
-    assert!(!file("results.md").exists() && dir.join("figures/configurations_dfm_dic_dice.svg").is_file());
+    assert!(!file("results.md").exists() && dir.join("figures/ablation_dfm_dic_dice.svg").is_file());
     // The next report knows of the tables that were written alone.
     let last = rendered(&frames, "held", &ReportSettings::default(), &dir);
     assert!(!file("by_dfm_dic.md").exists() && last.files.iter().all(|file| file.is_file()));

@@ -113,7 +113,7 @@ impl FigureKind {
 /// Whose images a report shows: those of patients, and those that a diffusion model learned from patients, are personal
 /// data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "PicturesText", into = "String")]
+#[serde(from = "PicturesText", into = "PicturesText")]
 pub enum Pictures {
     /// Of generated data only.
     #[default]
@@ -124,8 +124,8 @@ pub enum Pictures {
     None,
 }
 
-/// As it was written by programs that knew but a truth value, whose default was true, and by this one.
-#[derive(Deserialize)]
+/// As it is written: a truth value where older programs, whose default was true, mean the same by it.
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum PicturesText {
     Flag(bool),
@@ -136,21 +136,19 @@ impl From<PicturesText> for Pictures {
     fn from(text: PicturesText) -> Self {
         match text {
             PicturesText::Flag(false) => Self::None,
-            PicturesText::Word(word) if word == "none" => Self::None,
             PicturesText::Word(word) if word == "all" => Self::All,
             _ => Self::Generated,
         }
     }
 }
 
-impl From<Pictures> for String {
+impl From<Pictures> for PicturesText {
     fn from(pictures: Pictures) -> Self {
         match pictures {
-            Pictures::Generated => "generated",
-            Pictures::All => "all",
-            Pictures::None => "none",
+            Pictures::Generated => Self::Flag(true),
+            Pictures::All => Self::Word("all".to_owned()),
+            Pictures::None => Self::Flag(false),
         }
-        .to_owned()
     }
 }
 
@@ -225,7 +223,7 @@ fn metric(node: &Node, kind: FigureKind, report: &mut Reporter) -> Option<String
     let known = |metric: &&str| {
         name.strip_prefix(metric).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     };
-    if METRICS.iter().chain(&super::VARIANTS).any(|metric| known(metric)) {
+    if METRICS.iter().chain(&super::VARIANTS).any(known) {
         return Some(name);
     }
     let message = format!("`y: {}` is not a metric: expected {}", node.shown(), choice(&METRICS));
