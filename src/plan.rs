@@ -34,8 +34,6 @@ use weights::Weights;
 
 pub use effect::idle_paths;
 
-pub use effect::idle_paths;
-
 /// A point with the stages that its result needs.
 #[derive(Clone, Debug)]
 pub struct PlannedPoint {
