@@ -79,8 +79,11 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
 /// Where the label map of each input goes. Nothing is overwritten that is read.
 fn outputs(args: &Args, inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let written = |path: &Path| {
-        let hdr = path.to_string_lossy().to_ascii_lowercase();
-        let known = volumes::named(path).is_some() && !hdr.ends_with(".hdr") && !hdr.ends_with(".hdr.gz");
+        let known = match volumes::named(path) {
+            Some((_, Format::Nifti)) => WRITTEN.iter().any(|end| ends(path, end)),
+            Some((_, Format::Hdf5)) => true,
+            None => false,
+        };
         ensure!(known, "{} is no name of a label map: .nii, .nii.gz and .h5 are written", path.display());
         Ok(())
     };
@@ -116,6 +119,14 @@ fn outputs(args: &Args, inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
             Ok(output)
         })
         .collect()
+}
+
+/// Endings of NIfTI files that are written; pairs of `.hdr` and `.img` are only read.
+const WRITTEN: [&str; 2] = [".nii", ".nii.gz"];
+
+/// Whether the name of `path` ends so, in letters of any size.
+fn ends(path: &Path, end: &str) -> bool {
+    path.to_string_lossy().to_ascii_lowercase().ends_with(end)
 }
 
 fn same(one: &Path, other: &Path) -> bool {

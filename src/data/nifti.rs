@@ -57,31 +57,6 @@ impl Volume {
         let len: usize = self.dims[..3].iter().product();
         self.voxels.get(t * len..(t + 1) * len)
     }
-
-    /// The voxels as labels.
-    ///
-    /// # Errors
-    /// Where a voxel is no whole number in 0..=255: names the file, the place and the value.
-    pub fn labels(&self) -> Result<Vec<u8>> {
-        let wrong = |&value: &f32| !(value >= 0.0 && value <= 255.0 && value.fract() == 0.0);
-        if let Some(index) = self.voxels.iter().position(wrong) {
-            bail!(
-                "{} has the value {} at {}: a label map holds whole numbers from 0 to 255",
-                self.path.display(),
-                self.voxels[index],
-                self.place(index)
-            );
-        }
-        Ok(self.voxels.iter().map(|&value| value as u8).collect())
-    }
-
-    /// Where voxel `index` lies, for people: `slice 3, row 10, column 7`, with slices (and time points) from 1.
-    pub fn place(&self, index: usize) -> String {
-        let [x, y, z, frames] = self.dims;
-        let plane = x * y;
-        let place = format!("slice {}, row {}, column {}", index / plane % z + 1, index / x % y, index % x);
-        if frames == 1 { place } else { format!("time point {}, {place}", index / (plane * z) + 1) }
-    }
 }
 
 /// Reads the header of `path` alone: sizes and spacing, checked, in microseconds. The voxels may still be cut short.
@@ -145,7 +120,7 @@ impl Source {
         let (mut stream, mut file_size, mut compressed) = open(&named)?;
         let mut bytes = [0; HEADER];
         stream.read_exact(&mut bytes).map_err(|error| damaged(error, "its header"))?;
-        let (header, kind) = Header::parse(bytes)?;
+        let (header, kind) = Header::parse(&bytes)?;
         let mut position = HEADER as u64;
         if kind == Kind::Pair {
             let name = named.to_string_lossy();

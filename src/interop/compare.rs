@@ -1,6 +1,7 @@
 //! Label maps against label maps, of whatever origin: every metric of each case and class.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -123,6 +124,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// The labels that were compared and their names, rising.
     pub classes: Vec<(u8, String)>,
+    /// What a distance to an empty mask is.
+    pub empty: EmptyDistance,
     /// What is odd, for people.
     pub notes: Vec<String>,
 }
@@ -181,7 +184,7 @@ pub fn compare(
         }
         notes.extend(pair.notes);
     }
-    Ok(Comparison { rows, classes, notes })
+    Ok(Comparison { rows, classes, empty, notes })
 }
 
 /// The row of a class that neither map has.
@@ -297,15 +300,11 @@ impl Comparison {
              |:--|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         for line in self.lines() {
-            text.push_str(&format!(
-                "| {} | {} | {} |\n",
-                line.class.replace('|', "\\|"),
-                line.cells().join(" | "),
-                line.n
-            ));
+            let (class, cells) = (line.class.replace('|', "\\|"), line.cells().join(" | "));
+            let _ = writeln!(text, "| {class} | {cells} | {} |", line.n);
         }
         for note in self.footnotes() {
-            text.push_str(&format!("\n{note}  "));
+            let _ = write!(text, "\n{note}  ");
         }
         text.trim_end().to_owned() + "\n"
     }
@@ -314,8 +313,13 @@ impl Comparison {
     pub fn footnotes(&self) -> Vec<String> {
         let mut notes = vec!["Mean ± SD over cases, by MedPy's definitions.".to_owned()];
         if let Some(all) = self.lines().last().filter(|line| line.missed + line.invented > 0) {
+            let distance = match self.empty {
+                EmptyDistance::Zero => "0, which flatters",
+                EmptyDistance::Diagonal => "the volume's diagonal",
+            };
             notes.push(format!(
-                "A class is missing from the prediction alone {} times, from the label map alone {} times.",
+                "A class is missing from the prediction alone {} times, from the label map alone {} times: its distances \
+                 are {distance} there.",
                 all.missed, all.invented
             ));
         }

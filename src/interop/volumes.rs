@@ -151,7 +151,7 @@ impl Volume {
     /// # Errors
     /// Where a voxel is no whole number in 0..=255: names the file, the place and the value.
     pub fn labels(&self) -> Result<Vec<u8>> {
-        let wrong = |&value: &f32| !(value >= 0.0 && value <= 255.0 && value.fract() == 0.0);
+        let wrong = |&value: &f32| !((0.0..=255.0).contains(&value) && value.fract() == 0.0);
         if let Some(index) = self.voxels.iter().position(wrong) {
             bail!(
                 "{} has the value {} at {}: a label map holds whole numbers from 0 to 255",
@@ -242,4 +242,65 @@ fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         values.len()
     );
     Ok((shape.into_iter().map(|n| n as usize).collect(), values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(voxels: Vec<f32>) -> Volume {
+        let shape = [2, 3, 4];
+        let frames = voxels.len() / 24;
+        Volume { path: "maps/a.nii".into(), shape, frames, voxels, spacing: None, header: None }
+    }
+
+    #[test]
+    fn labels_are_whole_numbers() {
+        assert_eq!(volume(vec![3.0; 24]).labels().unwrap(), [3; 24]);
+        for (wrong, text) in [(1.5, "1.5"), (-1.0, "-1"), (256.0, "256"), (f32::NAN, "NaN")] {
+            let mut voxels = vec![0.0; 48];
+            voxels[24 + 12 + 4 + 1] = wrong;
+            let error = volume(voxels).labels().unwrap_err().to_string();
+            let wanted = format!("maps/a.nii has the value {text} at time point 2, slice 2, row 1, column 1");
+            assert!(error.contains(&wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn volumes_are_known_by_their_names() {
+        let found = |name: &str| named(Path::new(name));
+        assert_eq!(found("d/a.b.nii.gz"), Some(("a.b".into(), Format::Nifti)));
+        assert_eq!(found("A.NII"), Some(("A".into(), Format::Nifti)));
+        assert_eq!(found("patient001_frame01.h5"), Some(("patient001_frame01".into(), Format::Hdf5)));
+        for other in [".nii", "a.img", "a.png", "nii", "a.gz"] {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_gives_its_volumes_once_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let touch = |name: &str| files::write_atomic(dir.path().join(name), "").unwrap();
+        assert!(list(dir.path()).unwrap_err().to_string().contains("holds no volume"));
+        ["b.nii", "a.h5", "notes.txt", "c.img"].into_iter().for_each(touch);
+        let names: Vec<_> = list(dir.path()).unwrap().iter().map(|path| named(path).unwrap().0).collect();
+        assert_eq!(names, ["a", "b"]);
+        touch("b.nii.gz");
+        assert!(list(dir.path()).unwrap_err().to_string().contains("two volumes of the name b"));
+        assert!(
+            list(&dir.path().join("notes.txt")).unwrap_err().to_string().contains("no volume by its name")
+        );
+        assert!(list(&dir.path().join("none.nii")).unwrap_err().to_string().contains("does not exist"));
+    }
+
+    #[test]
+    fn damaged_hdf5_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.h5");
+        files::write_atomic(&path, "no HDF5").unwrap();
+        assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5 is no HDF5 file"));
+        volume(vec![1.0; 24]).write_labels(&path, &[1; 24]).unwrap();
+        assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5 has no dataset `image`"));
+        assert_eq!(Volume::label_map(&path).unwrap().shape, [2, 3, 4]);
+    }
 }

@@ -110,7 +110,7 @@ impl Header {
         Ok(header)
     }
 
-    pub(super) fn parse(bytes: [u8; HEADER]) -> Result<(Self, Kind)> {
+    pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<(Self, Kind)> {
         let size = [bytes[0], bytes[1], bytes[2], bytes[3]];
         let big_endian = match (i32::from_le_bytes(size), i32::from_be_bytes(size)) {
             (348, _) => false,
@@ -131,7 +131,7 @@ impl Header {
                 String::from_utf8_lossy(magic)
             ),
         };
-        let mut header = Self { bytes, big_endian, number: Number::U8, slope: 1.0, inter: 0.0 };
+        let mut header = Self { bytes: *bytes, big_endian, number: Number::U8, slope: 1.0, inter: 0.0 };
         header.number = Number::of(header.i16(at::DATATYPE))?;
         header.check_dims()?;
         let (slope, inter) = (header.f32(at::SCL_SLOPE), header.f32(at::SCL_INTER));

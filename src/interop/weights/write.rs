@@ -80,7 +80,9 @@ impl Pickle {
         self.0.extend(b"tQ");
         self.int(0);
         self.0.push(b'(');
-        shape.iter().for_each(|&n| self.int(n));
+        for &n in shape {
+            self.int(n);
+        }
         self.0.extend(b"t(");
         for axis in 0..shape.len() {
             self.int(shape[axis + 1..].iter().product());
@@ -106,15 +108,12 @@ impl Pickle {
     }
 
     fn int(&mut self, value: usize) {
-        match i32::try_from(value) {
-            Ok(value) => {
-                self.0.push(b'J');
-                self.0.extend(value.to_le_bytes());
-            }
-            Err(_) => {
-                self.0.extend([0x8a, 8]);
-                self.0.extend((value as u64).to_le_bytes());
-            }
+        if let Ok(value) = i32::try_from(value) {
+            self.0.push(b'J');
+            self.0.extend(value.to_le_bytes());
+        } else {
+            self.0.extend([0x8a, 8]);
+            self.0.extend((value as u64).to_le_bytes());
         }
     }
 }
