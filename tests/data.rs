@@ -167,7 +167,11 @@ grid: { seed: [0] }
     for entry in fs::read_dir(folder.path("reports/tiny/tables")).expect("tables").flatten() {
         if entry.path().extension().is_some_and(|end| end == "md") {
             let table = fs::read_to_string(entry.path()).expect("a table");
-            assert!(table.contains("were chosen by the test patients"), "{}: {table}", entry.path().display());
+            assert!(
+                table.contains("were chosen by the test patients"),
+                "{}: {table}",
+                entry.path().display()
+            );
         }
     }
 }

@@ -11,8 +11,8 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "bench", "cost", "data", "exec", "interop", "methods", "ops", "plan", "report", "results", "spec",
-            "stage", "store",
+            "bench", "cost", "data", "exec", "interop", "methods", "ops", "plan", "report", "results",
+            "spec", "stage", "store",
         ],
     ),
     ("cost", &["diffusion", "methods", "stage"]),

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::features::DiffusionModel;
 use super::{Monitor, Stopped};
 use crate::data::{Dataset, Split, zoom_nearest};
-use crate::methods::batch::View;
 use crate::methods::Method;
+use crate::methods::batch::View;
 use crate::metrics;
 
 /// Slices of one forward pass.

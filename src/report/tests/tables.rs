@@ -207,7 +207,10 @@ fn published_values_stand_beside_measured_ones() {
     let all = one(&frames, &TableSettings { published: Published::All, ..settings.clone() });
     let names: Vec<&str> = all.rows.iter().map(|row| row.raw[1].as_str()).collect();
     let place = |wanted: &str| names.iter().position(|name| *name == wanted).expect(wanted);
-    assert!(place("SASSNet") < place("ABD") && place("ABD") < place("OPMatch"), "the file's order: {names:?}");
+    assert!(
+        place("SASSNet") < place("ABD") && place("ABD") < place("OPMatch"),
+        "the file's order: {names:?}"
+    );
     assert_eq!(names.iter().filter(|name| **name == "UniMatch").count(), 0, "it was run: `unimatch`");
     let first = all.rows.iter().position(|row| row.points.is_empty()).unwrap();
     assert_eq!(all.rows[first].block, 0);
