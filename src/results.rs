@@ -29,7 +29,7 @@ use polars::prelude::{Column, CsvWriter, DataFrame, ParquetReader, ParquetWriter
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::spec::settings::{EvaluateSplit, Selection, Settings};
+use crate::spec::settings::{EvaluateSplit, Method, Selection, Settings};
 use crate::stats;
 use crate::store::files;
 use columns::Builder;
@@ -89,14 +89,20 @@ pub struct PointRecord {
 /// What `evaluate.select` is in [`facts`] where the test patients chose the network (`train.selection: test`).
 pub const TEST_SELECTED: &str = "best_on_test";
 
+/// The name in [`facts`] of what networks start from: `scratch`, or [`IMAGENET`].
+pub const START: &str = "start";
+/// Networks that start from weights of ImageNet (`swin.weights`).
+pub const IMAGENET: &str = "imagenet";
+
 /// The settings that every report names, because a number means little without them, by their dotted paths.
 pub fn facts(settings: &Settings) -> Vec<(String, Value)> {
-    let Settings { preset, data, method, label_ratio, evaluate, train, .. } = settings;
+    let Settings { preset, data, method, label_ratio, evaluate, train, swin, .. } = settings;
     // The best of many looks at the test is no result: it goes by a name of its own.
     let select = match (evaluate.select, train.selection) {
         (Selection::Best, EvaluateSplit::Test) => Ok(TEST_SELECTED.into()),
         (select, _) => serde_json::to_value(select),
     };
+    let is_loaded = *method == Method::CrossTeaching && !swin.weights.as_os_str().is_empty();
     let facts = [
         ("preset", serde_json::to_value(preset)),
         ("data.name", serde_json::to_value(data.name)),
@@ -105,6 +111,7 @@ pub fn facts(settings: &Settings) -> Vec<(String, Value)> {
         ("evaluate.split", serde_json::to_value(evaluate.split)),
         ("evaluate.empty", serde_json::to_value(evaluate.empty)),
         ("evaluate.select", select),
+        (START, Ok(if is_loaded { IMAGENET } else { "scratch" }.into())),
     ];
     facts.into_iter().filter_map(|(path, value)| Some((path.to_owned(), value.ok()?))).collect()
 }

@@ -12,8 +12,8 @@ use crate::interop::weights::{self, Hints, Weights};
 
 /// Turn a checkpoint of PyTorch into this project's form
 ///
-/// Reads .pth and .pt (both forms) and safetensors of SSL4MIS's U-Net, UniMatch's, BCP's and MC-Net's first decoder, and of
-/// guided-diffusion's U-Net. Nothing in a file is run: a pickle that asks for anything but tensors is refused.
+/// Reads .pth and .pt (both forms) and safetensors of SSL4MIS's U-Net, UniMatch's, BCP's and MC-Net's first decoder, of
+/// guided-diffusion's U-Net, and of Swin-T (for `swin.weights`). Nothing in a file is run: a pickle that asks for anything but tensors is refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The checkpoint

@@ -4,12 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use super::nifti;
-
-/// Most voxels of one volume.
-const MOST_VOXELS: u64 = 1 << 28;
-/// The most that a byte of a deflate stream can expand to, rounded up.
-const EXPANSION: u64 = 1_033;
+use super::nifti::{self, EXPANSION, MOST_VOXELS};
 
 /// Where an array lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,14 +156,17 @@ fn read_slices(paths: &[PathBuf], dataset: &str) -> Result<Array> {
     Ok(Array { shape: [paths.len(), height, width], values, spacing: None })
 }
 
-/// Shape and numbers of a dataset.
-fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+/// The axes and numbers of the dataset `name` of an HDF5 file. What the file claims is held against its size before memory is
+/// asked for.
+///
+/// # Errors
+/// Name the file and what is wrong with it.
+pub fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot open {}", path.display()))?;
     hdf5_numbers(path, bytes, name)
 }
 
-/// Shape and numbers of a dataset of the file `path`, which has these bytes. What the file claims is held against its size
-/// before memory is asked for.
+/// Shape and numbers of a dataset of the file `path`, which has these bytes.
 pub(super) fn hdf5_numbers(path: &Path, bytes: Vec<u8>, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
     let place = path.display();
     let size = bytes.len() as u64;
@@ -182,7 +180,7 @@ pub(super) fn hdf5_numbers(path: &Path, bytes: Vec<u8>, name: &str) -> Result<(V
     let element = dataset.element_size().with_context(damaged)?;
     let voxels = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
     let needed = voxels.and_then(|voxels| voxels.checked_mul(element));
-    let Some((voxels, needed)) = voxels.zip(needed).filter(|&(voxels, _)| voxels <= MOST_VOXELS) else {
+    let Some((voxels, needed)) = voxels.zip(needed).filter(|&(voxels, _)| voxels <= MOST_VOXELS as u64) else {
         bail!("{place} claims an {name} of {shape:?}, more than {MOST_VOXELS} voxels: is it damaged?");
     };
     ensure!(

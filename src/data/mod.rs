@@ -28,6 +28,7 @@ pub mod survey;
 mod table;
 mod voxels;
 
+pub use array::read_hdf5;
 pub use augment::{CutMix, Geometry, Strong, quantise, zoom_nearest};
 
 /// Most classes of a data set, the background included: the outputs of the networks.

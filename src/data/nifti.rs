@@ -24,7 +24,7 @@ pub const MOST_VOXELS: usize = 1 << 28;
 /// Farthest that voxels may begin, in bytes.
 const MOST_OFFSET: u64 = 64 << 20;
 /// The most that a byte of a deflate stream can expand to, rounded up.
-const EXPANSION: u64 = 1_033;
+pub(super) const EXPANSION: u64 = 1_033;
 /// Bytes that are converted at once; a multiple of every number's size.
 const CHUNK: usize = 1 << 18;
 /// What may follow the voxels and is still read, so that a gzip file's checksum is compared.

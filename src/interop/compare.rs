@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::volumes::{LABEL_MARKS, Volume, list, named};
 use crate::data::CLASS_NAMES;
-use crate::metrics::{CaseMetrics, UNIT, case_metrics};
+use crate::metrics::{CaseMetrics, UNIT, Variants, case_metrics, variants};
 use crate::spec::settings::EmptyDistance;
 use crate::stats;
 use crate::store::files;
@@ -111,10 +111,10 @@ pub struct Row {
     pub case: String,
     /// The label.
     pub code: u8,
-    /// Distances in voxels.
+    /// By MedPy's definitions, distances in voxels.
     pub voxel: CaseMetrics,
-    /// Distances in mm, where a file tells the spacing.
-    pub mm: Option<[f64; 2]>,
+    /// The other definitions; in mm where a file tells the spacing.
+    pub variants: Variants,
 }
 
 /// What a comparison came to.
@@ -135,8 +135,9 @@ struct Compared {
     /// The name of each time point.
     cases: Vec<String>,
     rows: Vec<Row>,
-    /// Whether distances in mm are known.
-    in_mm: bool,
+    shape: [usize; 3],
+    /// In mm, where it is known.
+    spacing: Option<[f64; 3]>,
     notes: Vec<String>,
 }
 
@@ -179,7 +180,12 @@ pub fn compare(
         for case in &pair.cases {
             for (code, _) in &classes {
                 let known = pair.rows.iter().find(|row| row.code == *code && row.case == *case);
-                rows.push(known.cloned().unwrap_or_else(|| absent(case, *code, pair.in_mm, empty)));
+                // Neither map has the class: of such masks the size alone matters.
+                let absent = || {
+                    let nothing = vec![0; pair.shape.iter().product()];
+                    row(case, (&nothing, &nothing), pair.shape, *code, pair.spacing, empty)
+                };
+                rows.push(known.cloned().unwrap_or_else(absent));
             }
         }
         notes.extend(pair.notes);
@@ -187,10 +193,21 @@ pub fn compare(
     Ok(Comparison { rows, classes, empty, notes })
 }
 
-/// The row of a class that neither map has.
-fn absent(case: &str, code: u8, in_mm: bool, empty: EmptyDistance) -> Row {
-    let voxel = case_metrics(&[0], &[0], [1; 3], code, UNIT, empty);
-    Row { case: case.to_owned(), code, voxel, mm: in_mm.then_some([voxel.hd95, voxel.asd]) }
+/// The row of a class of one time point of `shape`; `spacing` in mm.
+fn row(
+    case: &str,
+    (pred, truth): (&[u8], &[u8]),
+    shape: [usize; 3],
+    code: u8,
+    spacing: Option<[f64; 3]>,
+    empty: EmptyDistance,
+) -> Row {
+    Row {
+        case: case.to_owned(),
+        code,
+        voxel: case_metrics(pred, truth, shape, code, UNIT, empty),
+        variants: variants(pred, truth, shape, code, spacing, empty),
+    }
 }
 
 fn of_pair(pair: &Pair, empty: EmptyDistance) -> Result<Compared> {
@@ -221,7 +238,7 @@ fn of_pair(pair: &Pair, empty: EmptyDistance) -> Result<Compared> {
     let spacing = label.spacing.or(pred.spacing);
     let voxels: usize = label.shape.iter().product();
     let (pred, truth) = (pred.labels()?, label.labels()?);
-    let mut compared = Compared { cases: Vec::new(), rows: Vec::new(), in_mm: spacing.is_some(), notes };
+    let mut compared = Compared { cases: Vec::new(), rows: Vec::new(), shape: label.shape, spacing, notes };
     let mut skipped = 0;
     for (t, (pred, truth)) in pred.chunks_exact(voxels).zip(truth.chunks_exact(voxels)).enumerate() {
         // Series are labelled at a few time points only.
@@ -235,9 +252,7 @@ fn of_pair(pair: &Pair, empty: EmptyDistance) -> Result<Compared> {
             present[usize::from(code)] = true;
         }
         for code in (1..=255u8).filter(|&code| present[usize::from(code)]) {
-            let metrics = |spacing| case_metrics(pred, truth, label.shape, code, spacing, empty);
-            let mm = spacing.map(metrics).map(|mm| [mm.hd95, mm.asd]);
-            compared.rows.push(Row { case: case.clone(), code, voxel: metrics(UNIT), mm });
+            compared.rows.push(row(&case, (pred, truth), label.shape, code, spacing, empty));
         }
         compared.cases.push(case);
     }
@@ -390,13 +405,32 @@ impl Line {
 }
 
 /// The names of the values of a row, in order.
-const COLUMNS: [&str; 6] = ["dice", "jaccard", "hd95", "asd", "hd95_mm", "asd_mm"];
+const COLUMNS: [&str; 10] = [
+    "dice",
+    "jaccard",
+    "hd95",
+    "asd",
+    "hd95_mm",
+    "asd_mm",
+    "hd95_max",
+    "assd",
+    "hd95_max_mm",
+    "assd_mm",
+];
 
 fn value(row: &Row, metric: usize) -> Option<f64> {
     let CaseMetrics { dice, jaccard, hd95, asd, .. } = row.voxel;
+    let Variants { hd95_max, assd, mm, .. } = row.variants;
+    let voxels = [dice, jaccard, hd95, asd, hd95_max, assd];
     match metric {
-        0..4 => Some([dice, jaccard, hd95, asd][metric]),
-        _ => row.mm.map(|mm| mm[metric - 4]),
+        0..4 => Some(voxels[metric]),
+        6 | 7 => Some(voxels[metric - 2]),
+        _ => mm.map(|mm| match metric {
+            4 => mm.hd95_mm,
+            5 => mm.asd_mm,
+            8 => mm.hd95_max_mm,
+            _ => mm.assd_mm,
+        }),
     }
 }
 

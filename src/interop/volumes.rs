@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use hdf5_pure::FileBuilder;
 
-use crate::data::nifti::{self, Header, MOST_VOXELS};
+use crate::data::nifti::{self, Header};
+use crate::data::read_hdf5;
 use crate::store::files;
 
 /// How a volume is stored.
@@ -32,8 +33,6 @@ pub const LABEL_MARKS: [&str; 5] = ["_gt", "_label", "_labels", "_seg", "_mask"]
 const IMAGE: &str = "image";
 /// The dataset of label maps.
 const LABEL: &str = "label";
-/// The most that a byte of a deflate stream can expand to, rounded up.
-const EXPANSION: u64 = 1_033;
 
 /// The volume's name and format by its path; none where it is no volume.
 pub fn named(path: &Path) -> Option<(String, Format)> {
@@ -133,6 +132,7 @@ impl Volume {
             });
         }
         let (axes, voxels) = read_hdf5(path, dataset)?;
+        ensure!(!voxels.is_empty(), "{} has no number in `{dataset}` ({axes:?})", path.display());
         let (frames, shape) = match *axes.as_slice() {
             [rows, columns] => (1, [1, rows, columns]),
             [slices, rows, columns] => (1, [slices, rows, columns]),
@@ -219,31 +219,6 @@ impl Volume {
     }
 }
 
-/// The axes and numbers of the dataset `name`.
-fn read_hdf5(path: &Path, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-    let place = path.display();
-    let size = std::fs::metadata(path).with_context(|| format!("cannot look at {place}"))?.len();
-    let file =
-        hdf5_pure::File::open(path).with_context(|| format!("{place} is no HDF5 file, or is damaged"))?;
-    let dataset =
-        file.dataset(name).with_context(|| format!("{place} has no dataset `{name}`, or is damaged"))?;
-    let read = || format!("cannot read `{name}` of {place}: it may be damaged");
-    let shape = dataset.shape().with_context(read)?;
-    let count = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
-    let most = (MOST_VOXELS as u64).min(size.saturating_mul(EXPANSION));
-    let count = count.filter(|&count| count <= most).with_context(|| {
-        format!("{place} claims {shape:?} numbers in `{name}`, more than {size} bytes can hold or are read")
-    })?;
-    ensure!(count > 0, "{place} has no number in `{name}` ({shape:?})");
-    let values = dataset.read_f32().with_context(read)?;
-    ensure!(
-        values.len() as u64 == count,
-        "{place} holds {} numbers in `{name}` instead of {count}",
-        values.len()
-    );
-    Ok((shape.into_iter().map(|n| n as usize).collect(), values))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,7 +273,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.h5");
         files::write_atomic(&path, "no HDF5").unwrap();
-        assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5 is no HDF5 file"));
+        assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5: fetch it again if it is damaged"));
         volume(vec![1.0; 24]).write_labels(&path, &[1; 24]).unwrap();
         assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5 has no dataset `image`"));
         assert_eq!(Volume::label_map(&path).unwrap().shape, [2, 3, 4]);

@@ -127,8 +127,7 @@ pub(super) fn value(text: &str) -> String {
         "ua_mt" => "UA-MT",
         "urpc" => "URPC",
         "cps" => "CPS",
-        // From scratch, whatever the reference starts from: until weights can be loaded.
-        "cross_teaching" => "CNN & Transformer (from scratch)",
+        "cross_teaching" => "CNN & Transformer",
         "mc_net" => "MC-Net",
         "mc_net_plus" => "MC-Net+",
         "bcp" => "BCP",

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use polars::prelude::{AnyValue, Column, DataFrame, DataType};
 
 use super::labels::{self, AxisName, Metric};
-use crate::results::axis_names;
+use crate::results::{IMAGENET, START, axis_names};
 
 /// The axis whose values are repetitions, not configurations.
 pub(super) const SEED: &str = "seed";
@@ -97,6 +97,7 @@ impl Sweep {
             }
             axes.push(axis);
         }
+        name_starts(frame, &mut axes);
         let points =
             keys.into_iter().enumerate().map(|(row, key)| point(frame, row, key)).collect::<Result<_>>()?;
         let classes = frame.columns().iter().filter_map(|c| c.name().strip_prefix("dice_").map(String::from));
@@ -234,6 +235,22 @@ fn axis(path: &str, column: &Column) -> Result<(Axis, Vec<usize>)> {
     let indices = raw.iter().map(|text| place(text).context("each value of an axis is listed"));
     let indices = indices.collect::<Result<_>>()?;
     Ok((Axis { path: path.to_owned(), name: labels::axis_name(path), kind, values }, indices))
+}
+
+/// Published results of cross teaching start from ImageNet weights: rows of trainings that do not say so.
+fn name_starts(frame: &DataFrame, axes: &mut [Axis]) {
+    let methods = axes.iter_mut().filter(|axis| axis.path == "method");
+    for value in methods.flat_map(|axis| &mut axis.values).filter(|value| value.raw == "cross_teaching") {
+        let starts = column(frame, START).ok().zip(column(frame, "method").ok());
+        let is_loaded = starts.is_some_and(|(start, method)| {
+            (0..frame.height())
+                .filter(|&row| cell(method, row) == value.raw)
+                .all(|row| cell(start, row) == IMAGENET)
+        });
+        if !is_loaded {
+            value.shown.push_str(" (from scratch)");
+        }
+    }
 }
 
 fn value(kind: Kind, raw: &str) -> Value {

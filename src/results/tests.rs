@@ -156,6 +156,11 @@ fn bad_files_are_named() {
 #[test]
 fn facts_are_settings_by_their_paths() {
     use crate::spec::settings::{Method, Preset};
+    let mut swin = Settings::preset(Preset::Smoke, Method::CrossTeaching);
+    let start = |settings: &Settings| value_of(&facts(settings), START).cloned();
+    assert_eq!(start(&swin), Some(json!("scratch")));
+    swin.swin.weights = "swin.safetensors".into();
+    assert_eq!(start(&swin), Some(json!("imagenet")));
     let facts = facts(&Settings::preset(Preset::Smoke, Method::Mcsd));
     let find = |name: &str| value_of(&facts, name).cloned();
     assert_eq!(find("evaluate.split"), Some(json!("test")));

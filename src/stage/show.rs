@@ -5,16 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use serde::de::DeserializeOwned;
-
-use super::SHAPES;
+use super::Trained;
 use crate::data::{Dataset, Split};
-use crate::methods::{self, Needs, reads_features_at_test};
-use crate::spec::settings::{EvaluateSplit, Selection, Settings};
+use crate::spec::settings::{EvaluateSplit, Selection};
 use crate::train::feature_cache::FeatureCache;
-use crate::train::features::{DiffusionModel, MODEL};
-use crate::train::method::{BEST, LAST};
-use crate::train::predict::Predictor;
 
 /// A slice with its labels, row by row.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,27 +91,11 @@ pub fn labels(
     select: Selection,
     slices: &[Slice],
 ) -> Result<Vec<Vec<u8>>> {
-    let settings: Settings = read_json(&dir.join(MODEL))?;
-    let features = if reads_features_at_test(&settings) {
-        let diffusion = diffusion.context("the training reads a diffusion model that is not in the store")?;
-        let Settings { timesteps, blocks, features, .. } = &settings;
-        Some(DiffusionModel::open(diffusion, timesteps, blocks, features.noise_seed)?)
-    } else {
-        None
-    };
-    let shapes = if Needs::of(&settings).features { read_json(&dir.join(SHAPES))? } else { Vec::new() };
-    let method = methods::build(&settings, &shapes)?;
-    method.params().from_safetensors(&dir.join(match select {
-        Selection::Best => BEST,
-        Selection::Last => LAST,
-    }))?;
-    let predictor = Predictor { method: &*method, size: settings.size, features: features.as_ref() };
+    let diffusion =
+        || diffusion.context("the training reads a diffusion model that is not in the store");
+    let trained = Trained::open(dir, &diffusion, select)?;
+    let predictor = trained.predictor();
     slices.iter().map(|slice| predictor.volume(&slice.image, [1, slice.height, slice.width])).collect()
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
 }
 
 /// The training slice that [`feature_map`] shows: the one with most labelled pixels of the first patient's first volume.

@@ -36,14 +36,15 @@ fn folders_are_compared_by_name_case_by_case() {
     assert_eq!(comparison.rows.len(), 6);
     // Class 1 of case a is moved by one column: half of it overlaps, and borders are a voxel, 1.5 mm, apart.
     let moved = &comparison.rows[0];
-    assert_eq!((moved.voxel.dice, moved.voxel.hd95, moved.mm.unwrap()[0]), (0.5, 1.0, 1.5));
-    assert_eq!(moved.mm.unwrap()[1], 1.5 * moved.voxel.asd);
+    assert_eq!((moved.voxel.dice, moved.voxel.hd95, moved.variants.mm.unwrap().hd95_mm), (0.5, 1.0, 1.5));
+    assert_eq!(moved.variants.mm.unwrap().asd_mm, 1.5 * moved.voxel.asd);
     // Class 1 is in neither map of case b: that is no mistake.
     let absent = &comparison.rows[3];
-    assert_eq!(
-        (absent.case.as_str(), absent.code, absent.voxel.dice, absent.mm),
-        ("b", 1, 1.0, Some([0.0; 2]))
-    );
+    let mm = absent.variants.mm.unwrap();
+    assert_eq!((absent.case.as_str(), absent.code, absent.voxel.dice), ("b", 1, 1.0));
+    assert_eq!([mm.hd95_mm, mm.asd_mm, mm.hd95_max_mm, mm.assd_mm], [0.0; 4]);
+    // A square moved by one column is as far from the other as the other from it.
+    assert_eq!((moved.variants.hd95_max, moved.variants.assd), (moved.voxel.hd95, moved.voxel.asd));
     let lines = comparison.lines();
     assert_eq!(lines[0].values[0].unwrap().0, 0.75);
     assert_eq!((lines[3].class.as_str(), lines[3].n), ("mean", 2));
@@ -51,10 +52,8 @@ fn folders_are_compared_by_name_case_by_case() {
     assert_eq!(comparison.frame().unwrap().height(), 6);
     comparison.write(&dir.path().join("out")).unwrap();
     let csv = std::fs::read_to_string(dir.path().join("out/cases.csv")).unwrap();
-    assert!(
-        csv.starts_with("case,class,label,dice,jaccard,hd95,asd,hd95_mm,asd_mm,empty_prediction"),
-        "{csv}"
-    );
+    let columns = "case,class,label,dice,jaccard,hd95,asd,hd95_mm,asd_mm,hd95_max,assd,hd95_max_mm,assd_mm,empty_prediction";
+    assert!(csv.starts_with(columns), "{csv}");
     let named = compare(&pairs, Some(&class_names("acdc")), Zero, &|_, _| ()).unwrap();
     assert!(named.markdown().contains("| Myo | 100.00 ± 0.00 |"), "{}", named.markdown());
     assert_eq!(class_names("mnms"), ["LV", "Myo", "RV"]);

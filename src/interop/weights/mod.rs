@@ -1,5 +1,5 @@
 //! Networks from and for other programs: PyTorch's checkpoints (`.pth`, `.pt`) and safetensors of SSL4MIS's and
-//! UniMatch's U-Net and of guided-diffusion's, and this project's own form.
+//! UniMatch's U-Net, of guided-diffusion's and of Swin-T, and this project's own form.
 //!
 //! The project's form is a safetensors file with the tensors under PyTorch's names, in f32, and a text beside them
 //! ([`FORM`]) that says what network they are. Other programs read it as any safetensors file.
@@ -7,6 +7,7 @@
 mod diffusion;
 mod pickle;
 mod pth;
+mod swin;
 mod unet;
 mod write;
 #[cfg(test)]
@@ -56,6 +57,13 @@ pub enum Network {
         /// Its sizes.
         unet: UnetSettings,
     },
+    /// Swin-T without its head, of which a Swin-Unet starts: the blocks that a Swin-Unet's encoder has.
+    Swin {
+        /// Channels of the first stage.
+        channels: usize,
+        /// Side of a window, in patches.
+        window: usize,
+    },
     /// The U-Net of guided-diffusion, one channel in and out.
     Diffusion {
         /// Side of the images that it was trained on, in pixels.
@@ -75,6 +83,9 @@ impl Network {
                     "U-Net of {} channels, {inputs} in, {classes} classes, images of {size}²",
                     widths.join("-")
                 )
+            }
+            Self::Swin { channels, window } => {
+                format!("Swin-T of {channels} channels, windows of {window}²")
             }
             Self::Diffusion { size, diffusion } => format!(
                 "diffusion U-Net of {} channels × {:?}, {} residual blocks, attention at 1/{:?}, images of {size}²",
@@ -223,7 +234,7 @@ fn choose<'a>(groups: &BTreeMap<&'a str, Shapes>, hints: &Hints) -> Result<(&'a 
     for (&group, shapes) in
         groups.iter().filter(|(group, _)| hints.key.as_deref().is_none_or(|key| key == **group))
     {
-        let ends = [unet::FIRST, diffusion::FIRST];
+        let ends = [unet::FIRST, diffusion::FIRST, swin::FIRST];
         for (name, end) in shapes.keys().flat_map(|name| ends.map(|end| (name, end))) {
             let prefix = name.strip_suffix(end).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
             if let Some(prefix) =
@@ -234,14 +245,21 @@ fn choose<'a>(groups: &BTreeMap<&'a str, Shapes>, hints: &Hints) -> Result<(&'a 
         }
     }
     let shown = |(group, prefix, end): &(&str, String, &str)| {
-        let kind = if *end == unet::FIRST { "a U-Net" } else { "a diffusion U-Net" };
+        let kind = match *end {
+            unet::FIRST => "a U-Net",
+            swin::FIRST => "a Swin transformer",
+            _ => "a diffusion U-Net",
+        };
         format!("{kind} (--key {group:?} --prefix {prefix:?})")
     };
     match candidates.as_slice() {
         [(group, prefix, end)] => {
             let shapes = stripped(&groups[group], prefix);
-            let find = if *end == unet::FIRST { unet::find } else { diffusion::find };
-            let mut found = find(&shapes, hints)?;
+            let mut found = match *end {
+                unet::FIRST => unet::find(&shapes, hints)?,
+                swin::FIRST => swin::find(&shapes)?,
+                _ => diffusion::find(&shapes, hints)?,
+            };
             for source in found.sources.values_mut() {
                 source.insert_str(0, prefix);
             }
@@ -251,7 +269,7 @@ fn choose<'a>(groups: &BTreeMap<&'a str, Shapes>, hints: &Hints) -> Result<(&'a 
             let names: Vec<&str> =
                 groups.values().flat_map(BTreeMap::keys).map(String::as_str).take(3).collect();
             bail!(
-                "it holds no network that is known (SSL4MIS's or UniMatch's U-Net, guided-diffusion's); its dictionaries \
+                "it holds no network that is known (SSL4MIS's or UniMatch's U-Net, guided-diffusion's, Swin-T); its dictionaries \
                  are {:?}, its tensors {names:?}, …",
                 groups.keys().take(8).collect::<Vec<_>>()
             )
@@ -293,6 +311,7 @@ fn shapes_of(tensors: &BTreeMap<String, Tensor>) -> Shapes {
 fn expected(network: &Network) -> Result<Shapes> {
     match network {
         Network::Unet { inputs, classes, unet, .. } => unet::shapes(*inputs, *classes, unet),
+        Network::Swin { channels, window } => swin::shapes(*channels, *window),
         Network::Diffusion { diffusion, .. } => diffusion::shapes(diffusion),
     }
 }

@@ -32,6 +32,7 @@ fn output(weights: &Weights) -> Tensor {
             builder.finish().load(&weights.tensors).unwrap();
             net.forward(&tape, &tape.constant(&x)).unwrap().value().clone()
         }
+        Network::Swin { .. } => unreachable!("it predicts nothing"),
         Network::Diffusion { diffusion, .. } => {
             let net = DiffusionUNet::new(&mut builder, diffusion).unwrap();
             builder.finish().load(&weights.tensors).unwrap();
@@ -268,4 +269,41 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut impl rand::Rng) {
             _ => bytes[at] = rng.random(),
         }
     }
+}
+
+#[test]
+fn swin_t_is_what_a_swin_unet_starts_from() {
+    use crate::nn::swin::{SwinUnet, from_imagenet};
+    use crate::spec::settings::SwinSettings;
+    let settings = SwinSettings { channels: 6, window: 2, drop_path: 0.0, ..SwinSettings::default() };
+    let mut builder = Builder::new(3);
+    SwinUnet::new(&mut builder, 64, 4, &settings).unwrap();
+    let own = builder.finish();
+    let encoder = |name: &str| ["patch_embed.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+    let all = own.named().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+    let mut whole: BTreeMap<String, Tensor> = all.collect();
+    let error = Weights::of(whole.clone(), &Hints::default()).unwrap_err().to_string();
+    assert!(error.contains("whole Swin-Unet"), "{error}");
+    // A Swin-T has six blocks in its third stage, a head, and no decoder.
+    whole.retain(|name, _| encoder(name));
+    let wanted = whole.clone();
+    whole.insert("head.weight".into(), own.get("norm.weight").unwrap().clone());
+    whole.insert("layers.2.blocks.5.norm1.bias".into(), own.get("norm.weight").unwrap().clone());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swin.pth");
+    files::write_atomic(&path, write::checkpoint(&whole).unwrap()).unwrap();
+    let weights = read(&path, &Hints::default()).unwrap();
+    assert_eq!(weights.network, Network::Swin { channels: 6, window: 2 });
+    assert!(weights.notes[0].contains("2 tensors"), "{:?}", weights.notes);
+    assert_eq!(shapes_of(&weights.tensors), shapes_of(&wanted));
+    let imported = folder.path().join("swin.safetensors");
+    weights.write(&imported).unwrap();
+    let again = read(&imported, &Hints::default()).unwrap();
+    assert_eq!((&again.network, again.notes.len()), (&weights.network, 0));
+    let start = from_imagenet(&file::read(&imported).unwrap(), &own).unwrap();
+    assert!(start.len() > wanted.len(), "decoder stages start from the encoder's, too");
+    // A window that no table of biases is of.
+    whole.insert("layers.0.blocks.0.attn.relative_position_bias_table".into(), own.get("norm.weight").unwrap().clone());
+    let error = Weights::of(whole, &Hints::default()).unwrap_err().to_string();
+    assert!(error.contains("fits no window"), "{error}");
 }
