@@ -54,7 +54,7 @@ impl Inventory {
 /// digits: it is a few places from there.
 fn has(keys: &[u128], number: u128) -> bool {
     let below = (number >> 88) as u32; // the 32 bits after those that name the shelf
-    let mut at = (u64::from(below) * keys.len() as u64 >> 32) as usize;
+    let mut at = ((u64::from(below) * keys.len() as u64) >> 32) as usize;
     while at > 0 && keys[at - 1] >= number {
         at -= 1;
     }
