@@ -263,13 +263,13 @@ fn two_engines_at_once_share_the_work() {
     let folder = Folder::new(SWEEP);
     let start = || {
         let mut command = folder.command(&["run", "tiny.yaml", "--threads", "1", "--json"]);
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts")
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
     };
     let engines = [start(), start(), start()];
     let mut computed = 0;
     for engine in engines {
         let output = engine.wait_with_output().expect("ends");
-        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
             if event["event"] == "ended" {

@@ -180,7 +180,8 @@ pub(super) fn hdf5_numbers(path: &Path, bytes: Vec<u8>, name: &str) -> Result<(V
     let element = dataset.element_size().with_context(damaged)?;
     let voxels = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
     let needed = voxels.and_then(|voxels| voxels.checked_mul(element));
-    let Some((voxels, needed)) = voxels.zip(needed).filter(|&(voxels, _)| voxels <= MOST_VOXELS as u64) else {
+    let Some((voxels, needed)) = voxels.zip(needed).filter(|&(voxels, _)| voxels <= MOST_VOXELS as u64)
+    else {
         bail!("{place} claims an {name} of {shape:?}, more than {MOST_VOXELS} voxels: is it damaged?");
     };
     ensure!(

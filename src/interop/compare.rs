@@ -405,18 +405,8 @@ impl Line {
 }
 
 /// The names of the values of a row, in order.
-const COLUMNS: [&str; 10] = [
-    "dice",
-    "jaccard",
-    "hd95",
-    "asd",
-    "hd95_mm",
-    "asd_mm",
-    "hd95_max",
-    "assd",
-    "hd95_max_mm",
-    "assd_mm",
-];
+const COLUMNS: [&str; 10] =
+    ["dice", "jaccard", "hd95", "asd", "hd95_mm", "asd_mm", "hd95_max", "assd", "hd95_max_mm", "assd_mm"];
 
 fn value(row: &Row, metric: usize) -> Option<f64> {
     let CaseMetrics { dice, jaccard, hd95, asd, .. } = row.voxel;

@@ -273,7 +273,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.h5");
         files::write_atomic(&path, "no HDF5").unwrap();
-        assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5: fetch it again if it is damaged"));
+        assert!(
+            format!("{:#}", Volume::image(&path).unwrap_err())
+                .contains("a.h5: fetch it again if it is damaged")
+        );
         volume(vec![1.0; 24]).write_labels(&path, &[1; 24]).unwrap();
         assert!(format!("{:#}", Volume::image(&path).unwrap_err()).contains("a.h5 has no dataset `image`"));
         assert_eq!(Volume::label_map(&path).unwrap().shape, [2, 3, 4]);

@@ -102,8 +102,18 @@ pub static CATALOGUE: [Entry; 12] = [
         code: "SSL4MIS code/train_cross_teaching_between_cnn_transformer_2D.py",
         loss: "Σ over two networks of ℓ_sup + λ·Dice against the other's pseudo-label",
         networks: "a U-Net, which predicts, and a Swin-Unet",
-        notes: &["the Swin-Unet starts from scratch, and tables say so, unless swin.weights names ImageNet weights, which the reference starts from"],
-        settings: &[RAMP[0], RAMP[1], RAMP[2], "swin.channels", "swin.window", "swin.drop_path", "swin.weights"],
+        notes: &[
+            "the Swin-Unet starts from scratch, and tables say so, unless swin.weights names ImageNet weights, which the reference starts from",
+        ],
+        settings: &[
+            RAMP[0],
+            RAMP[1],
+            RAMP[2],
+            "swin.channels",
+            "swin.window",
+            "swin.drop_path",
+            "swin.weights",
+        ],
     },
     Entry {
         method: Method::McNet,

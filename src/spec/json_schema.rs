@@ -8,6 +8,7 @@ use super::schema::{Count, KEYS, Key, Kind, Range, SHORTHANDS};
 const SETTINGS: &str = concat!(
     include_str!("settings.rs"),
     include_str!("settings/data.rs"),
+    include_str!("settings/diffusion.rs"),
     include_str!("settings/methods.rs")
 );
 

@@ -91,8 +91,7 @@ pub fn labels(
     select: Selection,
     slices: &[Slice],
 ) -> Result<Vec<Vec<u8>>> {
-    let diffusion =
-        || diffusion.context("the training reads a diffusion model that is not in the store");
+    let diffusion = || diffusion.context("the training reads a diffusion model that is not in the store");
     let trained = Trained::open(dir, &diffusion, select)?;
     let predictor = trained.predictor();
     slices.iter().map(|slice| predictor.volume(&slice.image, [1, slice.height, slice.width])).collect()

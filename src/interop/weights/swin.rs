@@ -34,7 +34,9 @@ pub(super) fn find(shapes: &Shapes) -> Result<Found> {
     );
     let expected = self::shapes(channels, window)?;
     let left = shapes.keys().filter(|name| !expected.contains_key(*name)).count();
-    let note = format!("Swin-T: {left} tensors that a Swin-Unet's encoder has not (further blocks, the head) are left out");
+    let note = format!(
+        "Swin-T: {left} tensors that a Swin-Unet's encoder has not (further blocks, the head) are left out"
+    );
     Ok(Found {
         network: Network::Swin { channels, window },
         sources: expected.into_keys().map(|name| (name.clone(), name)).collect(),

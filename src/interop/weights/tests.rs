@@ -303,7 +303,10 @@ fn swin_t_is_what_a_swin_unet_starts_from() {
     let start = from_imagenet(&file::read(&imported).unwrap(), &own).unwrap();
     assert!(start.len() > wanted.len(), "decoder stages start from the encoder's, too");
     // A window that no table of biases is of.
-    whole.insert("layers.0.blocks.0.attn.relative_position_bias_table".into(), own.get("norm.weight").unwrap().clone());
+    whole.insert(
+        "layers.0.blocks.0.attn.relative_position_bias_table".into(),
+        own.get("norm.weight").unwrap().clone(),
+    );
     let error = Weights::of(whole, &Hints::default()).unwrap_err().to_string();
     assert!(error.contains("fits no window"), "{error}");
 }
