@@ -48,7 +48,11 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     create_folder(path)?;
     let probe = partial_name(&path.join("probe"));
     File::create(&probe).map_err(|error| explain(&error, "write into", path))?;
-    fs::remove_file(&probe).map_err(|error| explain(&error, "write into", path))
+    match fs::remove_file(&probe) {
+        // Another process, alone in the store until now, has taken it for what a killed one left.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|error| explain(&error, "write into", path)),
+    }
 }
 
 /// Whether `name` is a half-written file of a process that was killed.
@@ -164,6 +168,22 @@ mod tests {
         let error = io::Error::from(io::ErrorKind::StorageFull);
         let text = explain(&error, "write", Path::new("results/x")).to_string();
         assert!(text.contains("results/x") && text.contains("free some space"), "{text}");
+    }
+
+    #[test]
+    fn a_probe_that_another_process_clears_away_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    crate::store::remove_partials(dir.path()).unwrap();
+                }
+            });
+            let found: Vec<_> = (0..2000).map(|_| check_writable(dir.path())).collect();
+            stop.store(true, Ordering::Relaxed);
+            found.into_iter().for_each(Result::unwrap);
+        });
     }
 
     #[test]
