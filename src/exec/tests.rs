@@ -394,6 +394,7 @@ mod local {
         let plan = plan(&["finish", "finish/2", "memory"]);
         let mut local = Local::new(WORKER, store.clone(), EVERY);
         let (summary, notes) = finish(&plan, &store, &mut local, &options());
+        drop(local);
         let processes = |i: usize| fs::read_to_string(store.log_path(&plan.stages[i].key)).unwrap();
         assert_eq!(processes(0), "a word for the log\n");
         assert!(summary.outcomes[1].is_finished(), "{summary:?}");
