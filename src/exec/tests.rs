@@ -14,7 +14,7 @@ use crate::stage::{Context, Interrupted, Parent, StageKind, StageSpec};
 use crate::store::{Cause, Store, files};
 
 /// A plan of stages written as `name` or `name <- parent parent`, where the part of the name before `/` is its group.
-fn plan(lines: &[&str]) -> Plan {
+pub(super) fn plan(lines: &[&str]) -> Plan {
     let key = |name: &str| Key::of(name.as_bytes());
     let stage = |line: &&str| {
         let (name, parents) = line.split_once(" <- ").unwrap_or((line, ""));
@@ -31,7 +31,7 @@ fn plan(lines: &[&str]) -> Plan {
     Plan::of("test", lines.iter().map(stage).collect())
 }
 
-fn store() -> (tempfile::TempDir, Store) {
+pub(super) fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("store")).unwrap();
     (dir, store)
@@ -100,7 +100,7 @@ impl Executor for InProcess<'_> {
 
 /// Writes down each notice in a word or two.
 #[derive(Default)]
-struct Notes(Vec<String>);
+pub(super) struct Notes(pub(super) Vec<String>);
 
 impl Reporter for Notes {
     fn notice(&mut self, notice: &Notice<'_>) {
@@ -112,6 +112,7 @@ impl Reporter for Notes {
             Notice::Retried { stage, message } => format!("retried {}: {message}", stage.label),
             Notice::Damaged { stage, .. } => format!("again {}", stage.label),
             Notice::Waiting { stage, .. } => format!("waiting {}", stage.label),
+            Notice::Note { text } => format!("note {text}"),
             Notice::Settled { stage, because: Some(because), .. } => {
                 format!("skipped {} because of {}", stage.label, because.label)
             }
@@ -120,9 +121,9 @@ impl Reporter for Notes {
     }
 }
 
-const EVERY: Duration = Duration::from_secs(60);
+pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { threads: 4, ..Options::default() }
 }
 
@@ -132,7 +133,7 @@ fn killed() -> Exit {
 }
 
 /// Writes the names of its inputs into `result`, and fails, panics or stops where the stage is called so.
-fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
+pub(super) fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
     let mut summaries = vec![];
     for (spec, context) in stages {
         let name = spec.settings["name"].as_str().unwrap();
@@ -154,7 +155,7 @@ fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
     Ok(summaries)
 }
 
-fn finish(
+pub(super) fn finish(
     plan: &Plan,
     store: &Store,
     executor: &mut dyn Executor,
