@@ -223,8 +223,11 @@ fn ctrl_c_leaves_the_jobs_and_says_how_to_watch_and_cancel_them() {
         let mut command = site.command(&folder, &RUN);
         let engine =
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        folder.wait_for_objects(1);
-        sleep(Duration::from_millis(1500));
+        let start = Instant::now();
+        while !site.run(&folder, &["status", "tiny"]).1.contains(": train ×1: 0 queued, 1 running") {
+            assert!(start.elapsed() < Duration::from_secs(120), "the training begins");
+            sleep(Duration::from_millis(200));
+        }
         assert!(Command::new("kill").args(["-INT", &engine.id().to_string()]).status().is_ok());
         let output = engine.wait_with_output().expect("it ends");
         let err = String::from_utf8_lossy(&output.stderr);

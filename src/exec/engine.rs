@@ -207,7 +207,9 @@ impl<'a> Run<'a> {
             for task in std::mem::take(&mut self.withdrawn) {
                 executor.withdraw(task);
             }
-            let left = self.forecast.left(self.options.workers, Instant::now());
+            // How many an executor's own queue runs at once, it shows.
+            let at_once = if executor.queues() { self.forecast.running() } else { self.options.workers };
+            let left = self.forecast.left(at_once, Instant::now());
             self.reporter.notice(&Notice::Tick { left });
         }
     }

@@ -405,6 +405,32 @@ mod local {
         assert_eq!(starts, 2, "one for the three stages, one after the death");
     }
 
+    #[test]
+    fn workers_on_several_devices_see_one_each_and_have_cores_of_their_own() {
+        let (_dir, store) = store();
+        let plan = plan(&["finish", "finish 2", "finish 3", "finish 4"]);
+        let mut local = Local::new(WORKER, store.clone(), EVERY).pinned((4..12).collect());
+        let devices = vec![Device::Cuda(0), Device::Cuda(1)];
+        let two_each = Options { workers: 4, threads: 8, devices, ..options() };
+        finish(&plan, &store, &mut local, &two_each);
+        drop(local);
+        let text = fs::read_to_string(store.root().join("seen")).unwrap();
+        let mut seen: Vec<&str> = text.lines().collect();
+        seen.sort_unstable();
+        let word = |line: &str, name: &str| {
+            line.split(' ').skip_while(|word| *word != name).nth(1).map(str::to_owned).unwrap_or_default()
+        };
+        let devices: Vec<&str> = seen.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(devices, ["sees=0", "sees=0", "sees=1", "sees=1"], "{text}");
+        assert!(
+            seen.iter().all(|line| word(line, "--device") == "cuda:0"),
+            "the only one that it sees: {text}"
+        );
+        let mut cores: Vec<String> = seen.iter().map(|line| word(line, "--cores")).collect();
+        cores.sort_unstable();
+        assert_eq!(cores, ["10,11", "4,5", "6,7", "8,9"], "{text}");
+    }
+
     /// Asks to stop once both run, and again when the first has stopped.
     struct Impatient<'a>(&'a Stop, usize);
     impl Reporter for Impatient<'_> {

@@ -80,6 +80,124 @@ impl Commands {
             }
         };
         // What a child of the program keeps open is not waited for.
+        let text = |stream: &mpsc::Receiver<Vec<u8>>| match stream.recv_timeout(Duration::from_secs(5)) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => String::new(),
+        };
+        let (out, err) = (text(&out), text(&err));
+        if status.success() {
+            return Ok(out);
+        }
+        let said = if err.trim().is_empty() { out.trim() } else { err.trim() };
+        let said = if said.is_empty() { status.to_string() } else { said.replace('\n', "; ") };
+        let text = format!("{program}: {said}");
+        Err(if DOWN.iter().any(|words| said.contains(words)) {
+            Trouble::Down(text)
+        } else {
+            Trouble::Refused(text)
+        })
+    }
+}
+
+/// Reads a stream to its end on a thread of its own, so that none that is full holds up the other.
+fn read(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (give, take) = mpsc::channel();
+    if let Some(mut stream) = stream {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes); // what was read until then counts
+            let _ = give.send(bytes); // nobody waits any more where the program took too long
+        });
+    }
+    take
+}
+
+/// A job as `squeue` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The number of its array.
+    pub(super) id: u64,
+    /// Its place in it; none of a row that stands for those that were cancelled before they began.
+    pub(super) index: Option<u32>,
+    /// Its state, in Slurm's word.
+    pub(super) word: String,
+    /// Why it is in that state.
+    pub(super) reason: String,
+    /// Its name.
+    pub(super) name: String,
+}
+
+/// The arguments of `squeue` that give [`rows`].
+pub(super) const SQUEUE: [&str; 5] =
+    ["--me", "--array", "--states=all", "--noheader", "--format=%F|%K|%T|%r|%j"];
+
+/// The jobs in the answer of `squeue`.
+pub(super) fn rows(text: &str) -> Vec<Row> {
+    let row = |line: &str| {
+        let mut cells = line.trim().splitn(5, '|');
+        let (id, index) = (cells.next()?.parse().ok()?, cells.next()?.parse().ok());
+        let mut cell = || cells.next().map(str::to_owned);
+        Some(Row { id, index, word: cell()?, reason: cell()?, name: cell()? })
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// The arguments of `sacct` that give [`accounts`] of `jobs`.
+pub(super) fn sacct(jobs: &[String]) -> Vec<String> {
+    let jobs = format!("--jobs={}", jobs.join(","));
+    let fixed = [
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--array",
+        "--duplicates",
+        "--format=JobID,State,Reason",
+    ];
+    fixed.iter().map(|&arg| arg.to_owned()).chain([jobs]).collect()
+}
+
+/// Elements of arrays with state and reason, as `sacct` says. Where one ran more than once, its last run counts.
+pub(super) fn accounts(text: &str) -> Vec<(u64, u32, String, String)> {
+    let row = |line: &str| {
+        let mut cells = line.trim().split('|');
+        let (id, index) = cells.next()?.split_once('_')?;
+        let (state, reason) = (cells.next()?.to_owned(), cells.next().unwrap_or_default().to_owned());
+        Some((id.parse().ok()?, index.parse().ok()?, state, reason))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// `MaxArraySize` in the answer of `scontrol show config`: indices are below it.
+pub(super) fn max_array_size(text: &str) -> Option<u32> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("MaxArraySize"))?;
+    line.trim().strip_prefix('=')?.trim().parse().ok().filter(|&n| n > 0)
+}
+
+/// The number in the answer of `sbatch --parsable`: `12`, or `12;cluster`.
+pub(super) fn submitted(text: &str) -> Option<u64> {
+    // Sites have sbatch print greetings.
+    text.lines().rev().find_map(|line| line.trim().split(';').next()?.parse().ok())
+}
+
+/// Indices as `--array` and `scancel` take them: `0-3,7`.
+pub(super) fn ranges(indices: impl IntoIterator<Item = u32>) -> String {
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for index in indices {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == index => *last = index,
+            _ => parts.push((index, index)),
+        }
+    }
+    let part = |&(from, to): &(u32, u32)| if from == to { from.to_string() } else { format!("{from}-{to}") };
+    parts.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_and_what_is_no_answer_is_passed_over() {
         let text =
             "12|3|RUNNING|None|sweep-a\n13|N/A|CANCELLED|None|else\n\n12|4|PENDING|a|b|c\nslurm: hello\n";
         let found = rows(text);

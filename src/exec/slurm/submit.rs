@@ -12,6 +12,9 @@ use super::{ARRAY_MOST, Array, Member, Open, Slurm, script};
 use crate::exec::{Exit, Task, Update, Verdict};
 use crate::store::key::Key;
 
+/// Seconds after which the record of a job that is over is anybody's to remove.
+const ABANDONED: f64 = 7.0 * 86_400.0;
+
 impl Slurm {
     /// Takes in the jobs that the store knows of and this executor does not. Records of what is over go. Only for the holder
     /// of the right to submit.
@@ -37,7 +40,8 @@ impl Slurm {
                 .collect();
             let live = elements.values().filter(|member| !member.over).count();
             if live == 0 {
-                if job.sweep == self.sweep {
+                // Others' are left to them, unless they never come for them.
+                if job.sweep == self.sweep || record::now() - job.submitted > ABANDONED {
                     record.remove();
                 }
                 continue;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::arrays::Place;
 use super::commands::{self, Commands, Row, SQUEUE, Trouble};
@@ -211,13 +211,13 @@ impl Slurm {
                 let changed = settles || !self.news.is_empty();
                 self.watch.pace(begun, changed);
             }
-            (false, Err(Trouble::Down(text))) => {
+            // It has answered before, or the run would not have come here: whatever is wrong may pass.
+            (false, Err(Trouble::Down(text) | Trouble::Refused(text))) => {
                 self.news.extend(self.watch.is_down(&text));
                 for number in 0..self.arrays.len() {
                     self.judge(number, None); // what ended says so itself
                 }
             }
-            (false, Err(Trouble::Refused(text))) => bail!("the jobs cannot be watched: {text}"),
         }
         Ok(())
     }
