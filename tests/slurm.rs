@@ -41,7 +41,7 @@ const STAGES: usize = 7;
 const JOBS: usize = 7;
 const CLUSTER: &str = "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\n";
 
-/// The frames of a run by processes of this machine.
+/// The frames that processes of this machine make of [`SWEEP`].
 static WHOLE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| local(SWEEP).0);
 
 /// The frames of `sweep` as this machine's processes make them, and the seconds that it took.
@@ -171,7 +171,7 @@ fn running_training(more: impl Fn(&[&str]) -> bool) -> String {
         if !running.is_empty() && more(&running) {
             return running[0].to_owned();
         }
-        assert!(start.elapsed() < Duration::from_secs(120), "a training runs within two minutes: {text}");
+        assert!(start.elapsed() < Duration::from_secs(300), "a training runs within five minutes: {text}");
         sleep(Duration::from_millis(100));
     }
 }
@@ -306,7 +306,7 @@ fn one_element_that_somebody_cancels_is_one_failed_stage() {
 #[test]
 fn a_node_that_goes_down_and_comes_back_loses_nothing() {
     let Some(site) = Site::real("node down and up") else { return };
-    let longer = SWEEP.replace("iterations: 8", "iterations: 800");
+    let longer = SWEEP.replace("iterations: 8", "iterations: 800").replace("[false, true]", "[false]");
     let (wanted, _) = local(&longer);
     let folder = folder(&longer, CLUSTER);
     let mut command = site.command(&folder, &[&RUN[..], &["--checkpoint-every", "0.2"]].concat());
@@ -316,7 +316,9 @@ fn a_node_that_goes_down_and_comes_back_loses_nothing() {
     let node = slurm("sinfo", &["--noheader", "--format=%n"]);
     slurm("scontrol", &["update", &format!("nodename={node}"), "state=down", "reason=test"]);
     sleep(Duration::from_secs(3));
-    slurm("scontrol", &["update", &format!("nodename={node}"), "state=resume"]);
+    // It may have come back by itself, and then there is nothing to resume.
+    let resume = ["update", &format!("nodename={node}"), "state=resume"];
+    let _ = Command::new("scontrol").args(resume).stderr(Stdio::null()).status();
     let output = engine.wait_with_output().expect("it ends");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{err}");
