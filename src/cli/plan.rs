@@ -40,6 +40,8 @@ struct View<'a> {
     /// For each stage, whether it is finished.
     done: Vec<bool>,
     prices: Vec<Price>,
+    /// The threads of a stage that the prices are for.
+    threads: usize,
 }
 
 pub(super) fn run(args: &Args) -> Result<Ending> {
@@ -50,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let done: Vec<bool> = found.iter().map(Option::is_some).collect();
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let prices = prices(plan, &found, &store.finished(), threads);
-    let view = View { plan, done, prices };
+    let view = View { plan, done, prices, threads };
     if args.json {
         say(&view.object(&planned.sweep).to_string())?;
     } else {
@@ -220,6 +222,12 @@ impl View<'_> {
                 time(seconds),
                 bytes(disk)
             ));
+            lines.push(format!(
+                "As jobs of a cluster, {} each: {} node hours, and {} with a node for every stage that can run.",
+                count(self.threads, "thread"),
+                hours(seconds),
+                time(self.longest_way())
+            ));
         }
         let (_, seconds, disk) = total.unshared;
         if total.unshared.0 > total.stages {
@@ -232,6 +240,16 @@ impl View<'_> {
             ));
         }
         lines.join("\n")
+    }
+
+    /// Seconds of the longest way through what is to run: each stage begins when what it reads is there.
+    fn longest_way(&self) -> f64 {
+        let mut end = vec![0.0; self.plan.stages.len()];
+        for (i, price) in self.prices.iter().enumerate().filter(|(i, _)| !self.done[*i]) {
+            let begin = self.plan.parents(i).map(|parent| end[parent]).fold(0.0, f64::max);
+            end[i] = begin + price.seconds;
+        }
+        end.into_iter().fold(0.0, f64::max)
     }
 
     /// Where the times of what is to run come from.
@@ -294,6 +312,8 @@ impl View<'_> {
             "name": sweep.name, "description": sweep.description,
             "points": points.collect::<Vec<_>>(), "stages": stages.collect::<Vec<_>>(),
             "kinds": kinds.collect::<Vec<_>>(), "total": sum(self.total()),
+            "node_hours_to_run": self.total().left.0 / 3600.0, "longest_way_seconds": self.longest_way(),
+            "threads": self.threads,
         })
     }
 }
@@ -313,6 +333,15 @@ fn time(seconds: f64) -> String {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 48.0 * 3600.0 => progress::time(Duration::from_secs_f64(s.round())),
         s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// Hours of so many seconds: `0.02`, `1.5`, `230`.
+fn hours(seconds: f64) -> String {
+    match seconds / 3600.0 {
+        hours if hours < 1.0 => format!("{hours:.2}"),
+        hours if hours < 100.0 => format!("{hours:.1}"),
+        hours => format!("{hours:.0}"),
     }
 }
 
@@ -362,13 +391,14 @@ mod tests {
             price(60.0, 5_000, Basis::Measured),
             price(70.0, 5_000, Basis::Runs(1)),
         ];
-        let view = View { plan: &plan, done: vec![true, true, false], prices };
+        let view = View { plan: &plan, done: vec![true, true, false], prices, threads: 2 };
         let sums = view.sums();
         assert_eq!((sums[0].1.stages, sums[0].1.done, sums[0].1.unshared), (1, 1, (2, 200.0, 2e6)));
         assert_eq!((sums[1].1.stages, sums[1].1.done, sums[1].1.left), (2, 1, (70.0, 5_000.0)));
         insta::assert_snapshot!(view.conclusion(), @r"
         0 points need 3 stages; without sharing it would be 4. 2 done, 1 to run.
         To run: about 1 min 10 s of work, one stage at a time, and 5.0 kB of disk (from finished stages in this store).
+        As jobs of a cluster, 2 threads each: 0.02 node hours, and 1 min 10 s with a node for every stage that can run.
         Sharing saves 1 min 40 s of 5 min 30 s and 1.0 MB of 2.0 MB.
         ");
     }

@@ -46,6 +46,10 @@ pub(super) fn lines(meta: &Meta) -> Vec<(&'static str, String)> {
         let driver = found.driver.as_ref().map(|driver| format!(", driver {driver}")).unwrap_or_default();
         lines.push(("when", format!("{} to {}", found.start, found.end)));
         lines.push(("where", format!("{}{model}{driver}", found.device)));
+        lines.extend(found.queue.as_ref().map(|queue| {
+            let waited = time(Duration::from_secs_f64(queue.seconds.clamp(0.0, 1e9)));
+            ("queue", format!("{waited} in the queue, as job {}", queue.job))
+        }));
         lines.extend(found.peak_memory.map(|most| ("memory", format!("{} at most", bytes(most)))));
         lines.extend(found.data.as_ref().map(|data| ("data", data.clone())));
     }

@@ -1,6 +1,7 @@
 //! `sweep run FILE`.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,9 +12,13 @@ use serde_json::{Value, json};
 use super::pipeline::{Output, OutputArgs, PartArgs, SweepArgs};
 use super::progress::{self, Style};
 use super::{Ending, OrBadInput as _, count, damage, say, seconds, tell};
-use crate::exec::{self, Device, Devices, Executor, Inline, Local, Options, Outcome, Stop, Summary};
+use crate::exec::slurm::{Setting, Standing, standings};
+use crate::exec::{
+    self, Device, Devices, Executor, Inline, Local, Options, Outcome, Slurm, Stop, Summary, cores,
+};
 use crate::plan::Plan;
 use crate::results::index::Index;
+use crate::spec::cluster::{self, Cluster};
 use crate::spec::settings::Settings;
 use crate::stage::CHECKPOINT_EVERY;
 use crate::store::Store;
@@ -35,9 +40,21 @@ pub(super) struct Args {
     part: PartArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// Where stages run: processes of this machine, or jobs of a Slurm cluster
+    #[arg(long, value_name = "WHERE", value_enum, default_value = "local")]
+    executor: Place,
+    /// What jobs are asked for [default: cluster.yaml beside the sweep file, else ~/.config/sweep/cluster.yaml]
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
     /// Stages at once, each in a process of its own [default: one for each device]
     #[arg(long, value_name = "N")]
     workers: Option<NonZero<usize>>,
+    /// Stages at once on each device
+    #[arg(long, value_name = "N", conflicts_with = "workers")]
+    per_device: Option<NonZero<usize>>,
+    /// Hold each worker to cores of its own, as many as it has threads; for a machine that runs nothing else
+    #[arg(long, conflicts_with = "in_process")]
+    pin: bool,
     /// CPU threads in all, shared out between the workers [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
@@ -70,11 +87,22 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Where stages run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    Local,
+    Slurm,
+}
+
 pub(super) fn run(args: &Args) -> Result<Ending> {
+    let cluster = cluster(args).or_bad_input()?;
     let planned = args.sweep.part(&args.part)?;
     // The report shows the whole sweep, also where a part of it is run.
     let (sweep, whole, plan) = (&planned.sweep, &planned.whole, planned.plan());
-    let devices = args.device.resolve().or_bad_input()?;
+    let devices = match &cluster {
+        Some(_) => vec![Device::Cpu], // its jobs know better
+        None => args.device.resolve().or_bad_input()?,
+    };
     let first = first(&args.first, plan).or_bad_input()?;
     let output = args.output.open(&sweep.name).or_bad_input()?;
     let store = Store::open(&args.sweep.store).or_bad_input()?;
@@ -90,7 +118,8 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let stop = Stop::with_file(running.stop_file());
     listen(&stop)?;
     let options = options(args, devices, first);
-    let result = bring_to_end(args, plan, &store, &options, &stop, &running.record().id);
+    let job = Job { args, plan, store: &store, id: &running.record().id, cluster };
+    let result = job.bring_to_end(&options, &stop);
     let summary = result?;
     let stopped = summary.interrupted && !summary.complete();
     let rendered = if stopped { Ok(()) } else { render(&output, &index, &store, &summary) };
@@ -98,10 +127,21 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     tidy(&store, &output); // also of an engine that was killed before, whose workers may have lived until now
     if stopped {
         let done = summary.count(Outcome::is_finished);
-        tell(&format!(
-            "interrupted: {done} of {} are finished; run the same command again to go on",
-            count(plan.stages.len(), "stage")
-        ));
+        let finished = format!("{done} of {} are finished", count(plan.stages.len(), "stage"));
+        let jobs: Vec<Standing> =
+            standings(&store)?.into_iter().filter(|job| job.sweep == sweep.name && job.is_live()).collect();
+        if jobs.is_empty() {
+            tell(&format!("interrupted: {finished}; run the same command again to go on"));
+        } else {
+            let stages = jobs.iter().map(|job| job.elements - job.over).sum::<usize>();
+            tell(&format!(
+                "left: {finished}, and {} in {} go on; run the same command again to watch and collect them, \
+                 `sweep status {2}` shows them, `sweep cancel {2}` cancels them",
+                count(stages, "element"),
+                count(jobs.len(), "job"),
+                sweep.name
+            ));
+        }
         return Ok(Ending::Interrupted);
     }
     let nothing = summary.complete() && summary.count(|outcome| matches!(outcome, Outcome::Done { .. })) == 0;
@@ -126,7 +166,9 @@ fn render(output: &Output, index: &Index, store: &Store, summary: &Summary) -> R
 
 /// Removes what killed processes left, once nobody else uses the store. What cannot be removed is in nobody's way.
 fn tidy(store: &Store, output: &Output) {
-    if store.tidy().unwrap_or(false) {
+    // Jobs on other machines may be at work where locks do not reach from one machine to another.
+    let jobs = standings(store).is_ok_and(|jobs| jobs.iter().any(|job| job.is_live()));
+    if !jobs && store.tidy().unwrap_or(false) {
         let _ = output.tidy();
     }
 }
@@ -147,8 +189,9 @@ fn listen(stop: &Stop) -> Result<()> {
 
 fn options(args: &Args, devices: Vec<Device>, first: Vec<bool>) -> Options {
     let all = || thread::available_parallelism().map_or(1, NonZero::get);
+    let on_all = args.per_device.map_or(1, NonZero::get) * devices.len();
     Options {
-        workers: args.workers.map_or(devices.len(), NonZero::get),
+        workers: args.workers.map_or(on_all, NonZero::get),
         threads: args.threads.map_or_else(all, NonZero::get),
         devices,
         fail_fast: args.fail_fast,
@@ -158,56 +201,97 @@ fn options(args: &Args, devices: Vec<Device>, first: Vec<bool>) -> Options {
     }
 }
 
-/// Runs what is missing, and again where what the frames are made of turns out to be damaged.
-fn bring_to_end(
-    args: &Args,
-    plan: &Plan,
-    store: &Store,
-    options: &Options,
-    stop: &Stop,
-    id: &str,
-) -> Result<Summary> {
-    let mut summary = execute(args, plan, store, options, stop, id)?;
-    for _ in 0..REPAIRS {
-        let damaged = if stop.requests() == 0 { damage::put_aside(plan, store)? } else { 0 };
-        if damaged == 0 {
-            break;
+/// What the jobs of a cluster are asked for; none where stages run on this machine.
+fn cluster(args: &Args) -> Result<Option<Cluster>> {
+    if args.executor == Place::Local {
+        match args.cluster {
+            Some(_) => bail!("`--cluster` is for `--executor slurm`"),
+            None => return Ok(None),
         }
-        tell(&format!("{} of finished stages were damaged: computed again", count(damaged, "result")));
-        let again = execute(args, plan, store, options, stop, id)?;
-        let outcomes = again.outcomes.into_iter().zip(summary.outcomes);
-        // What was computed in the first round is found in the second.
-        let outcomes = outcomes.map(|(new, old)| if new == Outcome::Found { old } else { new });
-        summary = Summary { outcomes: outcomes.collect(), elapsed: summary.elapsed + again.elapsed, ..again };
     }
-    Ok(summary)
+    let given = [
+        ("--workers", args.workers.is_some(), "throttle"),
+        ("--per-device", args.per_device.is_some(), "throttle"),
+        ("--threads", args.threads.is_some(), "cpus"),
+        ("--device", args.device != Devices::Auto, "device"),
+        ("--pin", args.pin, "sbatch"),
+        ("--in-process", args.in_process, "time"),
+    ];
+    if let Some((flag, _, key)) = given.iter().find(|(_, given, _)| *given) {
+        bail!(
+            "`{flag}` is about this machine; of jobs the key `{key}` of {} says such things",
+            cluster::FILE
+        );
+    }
+    let cluster = Cluster::find(args.cluster.as_deref(), &args.sweep.file)?;
+    if cluster.file.is_none() {
+        let place = cluster::FILE;
+        tell(&format!(
+            "note: there is no {place}: the cluster's defaults hold; `sweep init --cluster` writes one"
+        ));
+    }
+    Ok(Some(cluster))
 }
 
-fn execute(
-    args: &Args,
-    plan: &Plan,
-    store: &Store,
-    options: &Options,
-    stop: &Stop,
-    id: &str,
-) -> Result<Summary> {
-    let style = match (args.json, args.quiet) {
-        (true, _) => Style::Json,
-        (_, true) => Style::Quiet,
-        _ => Style::Auto,
-    };
-    let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
-    let mut executor: Box<dyn Executor> = if args.in_process {
-        // It is built already where the results were damaged and this is the second round.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
-        Box::new(Inline::new(store.clone(), Arc::new(crate::stage::run), every))
-    } else {
+/// A run of a plan.
+struct Job<'a> {
+    args: &'a Args,
+    plan: &'a Plan,
+    store: &'a Store,
+    /// The run's name in the store.
+    id: &'a str,
+    cluster: Option<Cluster>,
+}
+
+impl Job<'_> {
+    /// Runs what is missing, and again where what the frames are made of turns out to be damaged.
+    fn bring_to_end(&self, options: &Options, stop: &Stop) -> Result<Summary> {
+        let mut summary = self.execute(options, stop)?;
+        for _ in 0..REPAIRS {
+            let damaged = if stop.requests() == 0 { damage::put_aside(self.plan, self.store)? } else { 0 };
+            if damaged == 0 {
+                break;
+            }
+            tell(&format!("{} of finished stages were damaged: computed again", count(damaged, "result")));
+            let again = self.execute(options, stop)?;
+            let outcomes = again.outcomes.into_iter().zip(summary.outcomes);
+            // What was computed in the first round is found in the second.
+            let outcomes = outcomes.map(|(new, old)| if new == Outcome::Found { old } else { new });
+            summary =
+                Summary { outcomes: outcomes.collect(), elapsed: summary.elapsed + again.elapsed, ..again };
+        }
+        Ok(summary)
+    }
+
+    fn execute(&self, options: &Options, stop: &Stop) -> Result<Summary> {
+        let style = match (self.args.json, self.args.quiet) {
+            (true, _) => Style::Json,
+            (_, true) => Style::Quiet,
+            _ => Style::Auto,
+        };
+        let mut executor = self.executor(options)?;
+        let mut reporter = progress::recorded(progress::reporter(style), self.store, self.id);
+        exec::run(self.plan, self.store, &mut *executor, &mut *reporter, options, stop)
+    }
+
+    fn executor(&self, options: &Options) -> Result<Box<dyn Executor>> {
+        let every = self.args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
+        let store = self.store.clone();
+        if self.args.in_process {
+            // It is built already where the results were damaged and this is the second round.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+            return Ok(Box::new(Inline::new(store, Arc::new(crate::stage::run), every)));
+        }
         let program =
             std::env::current_exe().context("cannot find this program itself, to start its stages")?;
-        Box::new(Local::new(program, store.clone(), every))
-    };
-    let mut reporter = progress::recorded(progress::reporter(style), store, id);
-    exec::run(plan, store, &mut *executor, &mut *reporter, options, stop)
+        if let Some(cluster) = &self.cluster {
+            let folder = std::env::current_dir().context("cannot tell in which folder this runs")?;
+            let setting = Setting { program, folder, checkpoint_every: every };
+            return Ok(Box::new(Slurm::new(store, cluster.clone(), &self.plan.name, setting)?));
+        }
+        let local = Local::new(program, store, every);
+        Ok(Box::new(if self.args.pin { local.pinned(cores::allowed()) } else { local }))
+    }
 }
 
 /// For each point, whether one of `wanted` is among its settings.

@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::{Ending, seconds, tell};
+use crate::exec::slurm::{Element, LATE, never_began};
 use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
+use crate::ops::affinity;
 use crate::stage::CHECKPOINT_EVERY;
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
@@ -25,7 +27,7 @@ use crate::store::{DEFAULT_ROOT, Store};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The stages' keys, as `sweep plan --json` shows them
-    #[arg(required_unless_present = "serve")]
+    #[arg(required_unless_present_any = ["serve", "job"])]
     keys: Vec<Key>,
     /// Where finished stages are kept
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
@@ -43,6 +45,15 @@ pub(super) struct Args {
     /// the line `stop`
     #[arg(long, conflicts_with = "keys")]
     serve: bool,
+    /// Hold the threads to these cores: 0,1,2
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
+    /// The record of an array of jobs; the stages are those of the element --element of it
+    #[arg(long, value_name = "DIR", requires = "element", conflicts_with_all = ["keys", "serve"])]
+    job: Option<PathBuf>,
+    /// The element of the array
+    #[arg(long, value_name = "N", requires = "job")]
+    element: Option<u32>,
 }
 
 pub(super) fn run(args: &Args) -> Ending {
@@ -55,6 +66,9 @@ pub(super) fn run(args: &Args) -> Ending {
             for key in &args.keys {
                 write(&Word::Line(Line::failed(key, &format!("{error:#}"))));
             }
+            if let (Some(job), Some(index)) = (&args.job, args.element) {
+                never_began(job, index, &format!("{error:#}"));
+            }
             tell(&format!("error: {}", super::with_causes(&error)));
             Ending::Failed
         }
@@ -63,26 +77,65 @@ pub(super) fn run(args: &Args) -> Ending {
 
 fn work(args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
-    let orders = listen(&stop, args)?;
+    let (give, orders) = mpsc::channel();
+    listen(&stop, &give)?;
     args.device.check()?;
+    if !args.cores.is_empty() {
+        affinity::pin(&args.cores)
+            .with_context(|| format!("cannot hold the threads to the cores {:?}", args.cores))?;
+    }
     let store = Store::open(&args.store)?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = args.threads {
         pool = pool.num_threads(threads.get());
     }
     pool.build_global().context("cannot start the threads")?;
-    let emit = |line| write(&Word::Line(line));
+    let element = match (&args.job, args.element) {
+        (Some(job), Some(index)) => Some(Element::begin(&store, job, index)?),
+        _ => None,
+    };
+    if args.serve {
+        let at_word = Arc::clone(&stop);
+        thread::spawn(move || serve(&give, &at_word));
+    } else {
+        let keys = element.as_ref().map_or(&args.keys[..], Element::keys).to_vec();
+        // The receiver is right here.
+        let _ = give.send(Some(Order { task: 0, keys }));
+        let _ = give.send(None);
+    }
+    let verdict = obey(args, &store, &orders, &stop, element.as_ref());
+    match element {
+        Some(element) => element.end(&store, verdict),
+        None => Ok(verdict),
+    }
+}
+
+/// Works off the tasks; returns how the last one ended.
+fn obey(
+    args: &Args,
+    store: &Store,
+    orders: &Receiver<Option<Order>>,
+    stop: &AtomicBool,
+    element: Option<&Element>,
+) -> Verdict {
+    let emit = |line: Line| match element {
+        Some(element) => element.hear(&line),
+        None => write(&Word::Line(line)),
+    };
     let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
-    let worker = Worker::new(&store, &crate::stage::run, &emit, &stop, every);
+    let mut worker = Worker::new(store, &crate::stage::run, &emit, stop, every);
+    if let Some(element) = element {
+        worker = worker.in_job(element.queued().clone(), LATE);
+    }
     worker.on(rayon::current_num_threads(), args.device);
-    let mut last = Verdict::Done;
+    let mut last = None;
     while let Ok(Some(order)) = orders.recv() {
         forget_peak();
         let (verdict, error) = worker.work(&order.keys);
         if let Some(error) = error.filter(|_| !args.serve) {
             tell(&format!("error: {}", super::with_causes(&error)));
         }
-        last = verdict;
+        last = Some(verdict);
         if args.serve {
             write(&Word::Over { task: order.task, verdict });
         }
@@ -90,28 +143,19 @@ fn work(args: &Args) -> Result<Verdict> {
             break;
         }
     }
-    Ok(last)
+    // A signal may have come before the first stage.
+    let stopped = !args.serve && stop.load(Ordering::SeqCst);
+    last.unwrap_or(if stopped { Verdict::Interrupted } else { Verdict::Done })
 }
 
-/// Where the tasks come from: the arguments, or standard input. Sets `stop` at a signal (Ctrl-C, SIGTERM) and, where an
-/// engine gives the tasks, at its word or its end.
-fn listen(stop: &Arc<AtomicBool>, args: &Args) -> Result<Receiver<Option<Order>>> {
-    let (give, orders) = mpsc::channel();
-    let (at_signal, end) = (Arc::clone(stop), give.clone());
+/// Has a signal stop the work.
+fn listen(stop: &Arc<AtomicBool>, end: &Sender<Option<Order>>) -> Result<()> {
+    let (at_signal, end) = (Arc::clone(stop), end.clone());
     ctrlc::set_handler(move || {
         at_signal.store(true, Ordering::SeqCst);
         let _ = end.send(None); // nobody waits for more
     })
-    .context("cannot listen for Ctrl-C")?;
-    if args.serve {
-        let at_word = Arc::clone(stop);
-        thread::spawn(move || serve(&give, &at_word));
-    } else {
-        // The receiver is right here.
-        let _ = give.send(Some(Order { task: 0, keys: args.keys.clone() }));
-        let _ = give.send(None);
-    }
-    Ok(orders)
+    .context("cannot listen for Ctrl-C")
 }
 
 /// Passes on the tasks of standard input. Its end means that nobody is there any more; an error means the same.

@@ -1,5 +1,7 @@
 //! The loop that brings a plan to its end.
 
+mod ends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -9,16 +11,14 @@ use super::forecast::Forecast;
 use super::notice::{Notice, Outcome, Reporter, Summary};
 use super::queue::{Order, Queue};
 use super::worker::cause_of;
-use super::{Device, Executor, Exit, Life, Line, Message, Stop, Task, Update};
+use super::{Device, Executor, Life, Line, Message, Stop, Task, Update};
 use crate::plan::Plan;
 use crate::stage::event::Event;
 use crate::store::key::Key;
-use crate::store::{Cause, Failure, Store};
+use crate::store::{Cause, Store};
 
 /// How long the loop waits for something to happen before it looks at the clock and the stop flag.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How often a finished stage that turns out to be damaged is computed again in one run.
-const REPAIRS: usize = 3;
 
 /// How a plan is run. Nothing here changes a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn run(
 ) -> Result<Summary> {
     let mut run = Run::new(plan, store, reporter, options, stop);
     let result = run.drive(executor);
-    if result.is_err() {
+    if result.is_err() && !executor.queues() {
         executor.cancel(false); // leave nothing running behind an engine that gives up
     }
     result.map(|()| run.summary())
@@ -101,6 +101,15 @@ struct Run<'a> {
     queue: Queue,
     forecast: Forecast,
     running: BTreeMap<usize, Running>,
+    /// For each stage, the task that it is part of.
+    task_of: Vec<Option<usize>>,
+    /// For each stage, whether its process runs, as far as is known.
+    runs: Vec<bool>,
+    /// For each stage, how often it was lost by no fault of its own, and how often it ran out of memory.
+    losses: Vec<usize>,
+    shortages: Vec<u32>,
+    /// Tasks that the executor shall take back.
+    withdrawn: Vec<usize>,
     /// Stages that other processes compute.
     elsewhere: BTreeSet<usize>,
     /// Stages that had too little memory: each runs alone, when nothing else can.
@@ -156,6 +165,11 @@ impl<'a> Run<'a> {
             index: plan.stages.iter().enumerate().map(|(i, stage)| (&stage.key, i)).collect(),
             tries: vec![0; outcomes.len()],
             repairs: vec![0; outcomes.len()],
+            task_of: vec![None; outcomes.len()],
+            runs: vec![false; outcomes.len()],
+            losses: vec![0; outcomes.len()],
+            shortages: vec![0; outcomes.len()],
+            withdrawn: Vec::new(),
             outcomes,
             queue,
             forecast,
@@ -173,6 +187,9 @@ impl<'a> Run<'a> {
         self.remember_divergence();
         loop {
             self.pass_on_requests(executor, self.stop.requests().min(2));
+            if self.stopping > 0 && executor.queues() {
+                return Ok(()); // what is in its queue goes on without us
+            }
             self.look_elsewhere();
             while self.stopping == 0 && !self.disk_full && self.start_one(executor) {}
             let waits = !self.elsewhere.is_empty() && self.stopping == 0 && !self.disk_full;
@@ -182,10 +199,17 @@ impl<'a> Run<'a> {
             for update in executor.poll(PATIENCE)? {
                 match update {
                     Update::Line(line) => self.line(line),
-                    Update::Exited { task, exit } => self.exited(task, &exit),
+                    Update::Started { task, threads } => self.started(task, threads),
+                    Update::Note(text) => self.reporter.notice(&Notice::Note { text: &text }),
+                    Update::Exited { task, exit } => self.exited(task, exit),
                 }
             }
-            let left = self.forecast.left(self.options.workers, Instant::now());
+            for task in std::mem::take(&mut self.withdrawn) {
+                executor.withdraw(task);
+            }
+            // How many an executor's own queue runs at once, it shows.
+            let at_once = if executor.queues() { self.forecast.running() } else { self.options.workers };
+            let left = self.forecast.left(at_once, Instant::now());
             self.reporter.notice(&Notice::Tick { left });
         }
     }
@@ -212,8 +236,11 @@ impl<'a> Run<'a> {
         let wanted = requests.max(usize::from(self.options.fail_fast && self.failed));
         if wanted > self.stopping {
             self.stopping = wanted;
-            executor.cancel(wanted > 1);
-            self.reporter.notice(&Notice::Stopping { now: wanted > 1 });
+            // A queue that outlives this run is left alone when a person leaves, and emptied when nothing shall go on.
+            if !executor.queues() || requests == 0 {
+                executor.cancel(wanted > 1);
+                self.reporter.notice(&Notice::Stopping { now: wanted > 1 });
+            }
         }
     }
 
@@ -235,6 +262,14 @@ impl<'a> Run<'a> {
 
     /// Starts the next process, if there is one to start and room for it.
     fn start_one(&mut self, executor: &mut dyn Executor) -> bool {
+        if executor.queues() {
+            let Some(stages) = self.queue.take() else { return false };
+            let stages = self.not_elsewhere(stages, executor);
+            if !stages.is_empty() {
+                self.start(executor, stages, 0, false);
+            }
+            return true;
+        }
         let workers = self.options.workers.max(1);
         let used: usize = self.running.values().map(|task| task.threads).sum();
         // Every worker has at least one thread, also where there are more workers than threads.
@@ -244,7 +279,7 @@ impl<'a> Run<'a> {
         }
         let at_once = self.queue.ready(workers - self.running.len()).max(1);
         let (stages, alone) = match self.queue.take() {
-            Some(stages) => (self.not_elsewhere(stages), false),
+            Some(stages) => (self.not_elsewhere(stages, executor), false),
             None if self.running.is_empty() => match self.alone.pop_first() {
                 Some(stage) => (vec![stage], true),
                 None => return false,
@@ -260,9 +295,13 @@ impl<'a> Run<'a> {
     }
 
     /// Those of `stages` that no other process computes; the others are looked after.
-    fn not_elsewhere(&mut self, stages: Vec<usize>) -> Vec<usize> {
+    fn not_elsewhere(&mut self, stages: Vec<usize>, executor: &dyn Executor) -> Vec<usize> {
         let plan = self.plan;
-        let (theirs, ours) = stages.into_iter().partition(|&i| self.store.is_computed(&plan.stages[i].key));
+        let theirs = |&i: &usize| {
+            let key = &plan.stages[i].key;
+            !executor.holds(key) && self.store.is_computed(key)
+        };
+        let (theirs, ours) = stages.into_iter().partition(theirs);
         let theirs: Vec<usize> = theirs;
         for i in theirs {
             self.elsewhere.insert(i);
@@ -287,20 +326,50 @@ impl<'a> Run<'a> {
             return;
         }
         let load = |device: &&Device| self.running.values().filter(|task| task.device == **device).count();
-        let device = self.options.devices.iter().min_by_key(load).copied().unwrap_or_default();
-        let task = Task { id: self.next_task, keys, threads, device };
+        let device = match executor.queues() {
+            true => Device::Cpu, // its jobs know better
+            false => self.options.devices.iter().min_by_key(load).copied().unwrap_or_default(),
+        };
+        let after: BTreeSet<usize> =
+            stages.iter().flat_map(|&i| plan.parents(i)).filter(|&i| self.queue.is_submitted(i)).collect();
+        let task = Task {
+            id: self.next_task,
+            kind: plan.stages[stages[0]].kind,
+            keys,
+            after: after.into_iter().map(|i| plan.stages[i].key.clone()).collect(),
+            shortages: stages.iter().map(|&i| self.shortages[i]).max().unwrap_or(0),
+            threads,
+            device,
+        };
         self.next_task += 1;
         for &i in &stages {
             self.tries[i] += 1;
-            self.forecast.started(i, &plan.stages[i], Instant::now());
-            self.reporter.notice(&Notice::Started { stage: &plan.stages[i], threads });
+            self.task_of[i] = Some(task.id);
+        }
+        self.running.insert(task.id, Running { stages: stages.clone(), threads, device, alone });
+        if !executor.queues() {
+            self.started(task.id, threads);
         }
         match executor.submit(&task).context("the stage's process could not be started") {
-            Ok(()) => drop(self.running.insert(task.id, Running { stages, threads, device, alone })),
+            Ok(()) if executor.queues() => stages.iter().for_each(|&i| self.queue.submitted(i)),
+            Ok(()) => {}
             Err(error) => {
+                self.running.remove(&task.id);
                 for i in stages {
                     self.fail(i, format!("{error:#}"), cause_of(&error));
                 }
+            }
+        }
+    }
+
+    /// The process of a task runs.
+    fn started(&mut self, task: usize, threads: usize) {
+        let Some(running) = self.running.get(&task) else { return };
+        let plan = self.plan;
+        for &i in &running.stages {
+            if !std::mem::replace(&mut self.runs[i], true) {
+                self.forecast.started(i, &plan.stages[i], Instant::now());
+                self.reporter.notice(&Notice::Started { stage: &plan.stages[i], threads });
             }
         }
     }
@@ -321,8 +390,7 @@ impl<'a> Run<'a> {
             }
             Message::Life(life) => {
                 // An end counts once, and only of what runs.
-                let runs = |task: &Running| task.stages.contains(&i);
-                if !self.running.values().any(runs) {
+                if self.task_of[i].is_none() {
                     return;
                 }
                 match life {
@@ -336,118 +404,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn exited(&mut self, task: usize, exit: &Exit) {
-        let Some(Running { stages, .. }) = self.running.remove(&task) else { return };
-        for i in stages {
-            // A process may die between publishing a stage and saying so: the store is the truth.
-            if let Some(meta) = self.store.meta(&self.plan.stages[i].key) {
-                self.settle(i, Outcome::Done { seconds: meta.seconds, shared: false });
-                continue;
-            }
-            match exit {
-                // A terminal's Ctrl-C reaches the processes as well, perhaps before it was passed on.
-                _ if self.stopping > 0 || self.stop.requests() > 0 => self.settle(i, Outcome::Interrupted),
-                Exit::Interrupted => {
-                    self.failed(i, "its process was asked to stop, not by this one".to_owned(), Cause::Died);
-                }
-                Exit::Orderly => {
-                    self.failed(i, "its process ended without a word about it".to_owned(), Cause::Error);
-                }
-                Exit::OutOfMemory(how) => {
-                    self.failed(i, format!("there was not enough memory: {how}"), Cause::OutOfMemory);
-                }
-                Exit::Died(how) => self.failed(i, format!("its process died: {how}"), Cause::Died),
-            }
-        }
-    }
-
-    /// A stage failed: it is tried again where that may help.
-    fn failed(&mut self, i: usize, message: String, cause: Cause) {
-        let stage = &self.plan.stages[i];
-        let parents = self.plan.parents(i).map(|parent| &self.plan.stages[parent].key);
-        let gone: Vec<Key> = parents.filter(|key| self.store.object(key).is_none()).cloned().collect();
-        if !gone.is_empty() && cause != Cause::DiskFull {
-            return self.repair(i, &gone, "it was taken out of the store while it was being read");
-        }
-        let retried = matches!(cause, Cause::OutOfMemory | Cause::Died);
-        if !retried || self.stopping > 0 || self.tries[i] > self.options.retries {
-            return self.fail(i, message, cause);
-        }
-        self.requeue(i);
-        if cause == Cause::OutOfMemory {
-            self.alone.insert(i);
-        } else {
-            self.queue.put_back(i);
-        }
-        self.reporter.notice(&Notice::Retried { stage, message: &message });
-    }
-
-    /// Stages that stage `i` reads are damaged or gone: they are computed again, and it waits for them.
-    fn repair(&mut self, i: usize, parents: &[Key], message: &str) {
-        let plan = self.plan;
-        let mut again = Vec::new();
-        for key in parents {
-            let Some(&parent) = self.index.get(key) else {
-                return self.fail(
-                    i,
-                    format!("it reads {key}, which is not in the store: {message}"),
-                    Cause::Error,
-                );
-            };
-            self.repairs[parent] += 1;
-            if self.repairs[parent] > REPAIRS {
-                let label = &plan.stages[parent].label;
-                let message =
-                    format!("`{label}` was damaged {REPAIRS} times in this run: {message}; check the disk");
-                return self.fail(i, message, Cause::Error);
-            }
-            again.push(parent);
-        }
-        for parent in again {
-            for stage in self.queue.reopen(parent) {
-                self.outcomes[stage] = None;
-                self.forecast.waiting(&plan.stages[stage]);
-                self.reporter.notice(&Notice::Damaged { stage: &plan.stages[stage], message });
-            }
-        }
-        self.requeue(i);
-        self.tries[i] = self.tries[i].saturating_sub(1);
-        self.queue.put_back(i);
-    }
-
     /// Stage `i` runs no more and will run again.
     fn requeue(&mut self, i: usize) {
-        let stage = &self.plan.stages[i];
         self.release(i);
-        self.forecast.ended(i, stage, None);
-        self.forecast.waiting(stage);
+        self.ended(i, None);
+        self.forecast.waiting(&self.plan.stages[i]);
     }
 
     /// Stage `i` is none of its process's business any more.
     fn release(&mut self, i: usize) {
-        for task in self.running.values_mut() {
+        if let Some(task) = self.task_of[i].take().and_then(|task| self.running.get_mut(&task)) {
             task.stages.retain(|&stage| stage != i);
         }
     }
 
-    fn fail(&mut self, i: usize, message: String, cause: Cause) {
-        if self.outcomes[i].is_some() {
-            return;
+    /// Stage `i` neither runs nor waits any more; with its seconds where it finished.
+    fn ended(&mut self, i: usize, seconds: Option<f64>) {
+        let stage = &self.plan.stages[i];
+        if !std::mem::replace(&mut self.runs[i], false) {
+            self.forecast.dropped(stage);
         }
-        self.disk_full |= cause == Cause::DiskFull;
-        let failure = Failure { cause, message };
-        // The store's note is for later readers; where it cannot be written, the run still says it.
-        let _ = self.store.write_failure(&self.plan.stages[i].key, &failure);
-        self.settle_failure(i, failure.message);
-    }
-
-    fn settle_failure(&mut self, i: usize, message: String) {
-        self.failed = true;
-        self.settle(i, Outcome::Failed { message });
-        for lost in self.queue.fail(i) {
-            self.forecast.dropped(&self.plan.stages[lost]);
-            self.settle(lost, Outcome::Skipped { because: i });
-        }
+        self.forecast.ended(i, stage, seconds);
     }
 
     fn settle(&mut self, i: usize, outcome: Outcome) {
@@ -455,10 +432,10 @@ impl<'a> Run<'a> {
         self.release(i);
         match outcome {
             Outcome::Done { seconds, .. } => {
-                self.forecast.ended(i, stage, Some(seconds));
+                self.ended(i, Some(seconds));
                 self.queue.finish(i);
             }
-            Outcome::Failed { .. } | Outcome::Interrupted => self.forecast.ended(i, stage, None),
+            Outcome::Failed { .. } | Outcome::Interrupted => self.ended(i, None),
             Outcome::Found | Outcome::Unneeded | Outcome::Skipped { .. } | Outcome::Waiting => {}
         }
         let because = match outcome {

@@ -94,6 +94,11 @@ impl Forecast {
         }
     }
 
+    /// The stages that run.
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
     /// What is left with `workers` stages at once.
     pub(super) fn left(&self, workers: usize, now: Instant) -> Left {
         let mut seconds = 0.0;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Device, Executor, Exit, INTERRUPTED, Line, Order, STOP, Task, Update, Verdict, Word};
+use super::{Device, Executor, Exit, INTERRUPTED, Line, Order, STOP, Task, Update, Verdict, Word, cores};
 use crate::store::Store;
 
 /// A process whose task took longer is not used again.
@@ -27,6 +27,8 @@ pub struct Local {
     program: PathBuf,
     store: Store,
     checkpoint_every: Duration,
+    /// Cores that processes are held to; none where they may use all.
+    cores: Vec<usize>,
     processes: BTreeMap<usize, Process>,
     next: usize,
     heard: Receiver<Heard>,
@@ -40,6 +42,8 @@ struct Process {
     input: Option<ChildStdin>,
     threads: usize,
     device: Device,
+    /// Its cores; none where it may use all.
+    cores: Vec<usize>,
     /// What it does, and since when.
     task: Option<(usize, Instant)>,
     errors: Arc<Mutex<Errors>>,
@@ -69,7 +73,15 @@ impl Local {
     pub fn new(program: impl Into<PathBuf>, store: Store, checkpoint_every: Duration) -> Self {
         let (tell, heard) = mpsc::channel();
         let (program, processes) = (program.into(), BTreeMap::new());
-        Self { program, store, checkpoint_every, processes, next: 0, heard, tell }
+        Self { program, store, checkpoint_every, cores: Vec::new(), processes, next: 0, heard, tell }
+    }
+
+    /// The same, with as many of `cores` for each process as it has threads, and no core for two at once. Another run on the
+    /// machine knows nothing of that.
+    #[must_use]
+    pub fn pinned(mut self, cores: Vec<usize>) -> Self {
+        self.cores = cores;
+        self
     }
 
     /// The number of a process that can take `task`, started if need be.
@@ -96,7 +108,23 @@ impl Local {
         let mut command = Command::new(&self.program);
         command.args(["stage", "--serve", "--store"]).arg(self.store.root());
         command.arg("--threads").arg(task.threads.to_string());
-        command.arg("--device").arg(task.device.to_string());
+        // A process sees its own device alone, as the first one: no library can take memory on another.
+        let device = match task.device {
+            Device::Cpu => Device::Cpu,
+            Device::Cuda(number) => {
+                let all = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+                command.env("CUDA_VISIBLE_DEVICES", visible(&all, number));
+                Device::Cuda(0)
+            }
+        };
+        command.arg("--device").arg(device.to_string());
+        let busy = self.processes.values().filter(|process| process.task.is_some());
+        let taken: Vec<usize> = busy.flat_map(|process| process.cores.iter().copied()).collect();
+        let cores = cores::choose(&self.cores, &taken, task.threads).unwrap_or_default();
+        if !cores.is_empty() {
+            let list: Vec<String> = cores.iter().map(ToString::to_string).collect();
+            command.arg("--cores").arg(list.join(","));
+        }
         command.arg("--checkpoint-every").arg(self.checkpoint_every.as_secs_f64().to_string());
         // Also for the libraries that size their own pools.
         command.env("RAYON_NUM_THREADS", task.threads.to_string());
@@ -114,7 +142,7 @@ impl Local {
         let reader = thread::spawn(move || keep(said, &kept));
         let input = child.stdin.take();
         let (threads, device, reader) = (task.threads, task.device, Some(reader));
-        Ok(Process { child, input, threads, device, task: None, errors, reader, kills })
+        Ok(Process { child, input, threads, device, cores, task: None, errors, reader, kills })
     }
 
     fn pass_on(&mut self, heard: Heard) -> Result<Option<Update>> {
@@ -229,6 +257,12 @@ impl Drop for Local {
     }
 }
 
+/// What names the device `number` of those that this process sees, which are `all`: a list of `CUDA_VISIBLE_DEVICES`.
+fn visible(all: &str, number: usize) -> String {
+    let named = all.split(',').map(str::trim).filter(|name| !name.is_empty()).nth(number);
+    named.map_or_else(|| number.to_string(), str::to_owned)
+}
+
 /// Passes on what a process writes to its standard output.
 fn listen(number: usize, output: ChildStdout, tell: &Sender<Heard>) {
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
@@ -290,4 +324,14 @@ fn memory_kills() -> Option<u64> {
     };
     let (machine, group) = (count("/proc/vmstat"), count("/sys/fs/cgroup/memory.events"));
     machine.or(group).map(|_| machine.unwrap_or(0) + group.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_numbered_among_those_that_this_process_sees() {
+        assert_eq!([visible("", 1), visible("2, 5", 1), visible("GPU-ab,GPU-cd", 0)], ["1", "5", "GPU-ab"]);
+    }
 }

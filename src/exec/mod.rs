@@ -2,8 +2,10 @@
 //! while it does ([`Line`]), and what comes out ([`Outcome`]).
 //!
 //! Executors run the same code, that of `sweep stage KEY…`: one stage, or the stages of one group, at a time, in a process
-//! of its own ([`Local`]) or, for work that is not worth one, in a thread ([`Inline`]). Work emits, reporters print.
+//! of its own ([`Local`]), in a job of a cluster ([`Slurm`]) or, for work that is not worth a process, in a thread
+//! ([`Inline`]). Work emits, reporters print.
 
+pub mod cores;
 mod device;
 mod engine;
 mod forecast;
@@ -11,6 +13,7 @@ mod inline;
 mod local;
 mod notice;
 mod queue;
+pub mod slurm;
 mod worker;
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::stage::StageKind;
 use crate::stage::event::Event;
 use crate::store::Cause;
 use crate::store::key::Key;
@@ -34,6 +38,7 @@ pub use forecast::Left;
 pub use inline::Inline;
 pub use local::Local;
 pub use notice::{Notice, Outcome, Reporter, Summary};
+pub use slurm::Slurm;
 pub use worker::{Runner, Verdict, Worker};
 
 /// The exit status of a worker that was asked to stop and did, its checkpoint saved.
@@ -50,6 +55,12 @@ pub struct Task {
     pub id: usize,
     /// The stages, in the order of the plan.
     pub keys: Vec<Key>,
+    /// Their kind.
+    pub kind: StageKind,
+    /// What they read that is not finished; only for executors that have a queue of their own.
+    pub after: Vec<Key>,
+    /// How often they ran out of memory in this run.
+    pub shortages: u32,
     /// CPU threads it may use.
     pub threads: usize,
     /// Where it computes.
@@ -93,6 +104,20 @@ pub trait Executor {
 
     /// Asks all running tasks to save a checkpoint and stop or, with `now`, ends them.
     fn cancel(&mut self, now: bool);
+
+    /// Whether it has a queue of its own, which outlives this process. It is then given every task at once, each with those
+    /// that it comes after, has as many workers as it likes, and is left to itself when the run is stopped.
+    fn queues(&self) -> bool {
+        false
+    }
+
+    /// Whether some task of it, perhaps of an earlier run, has the stage `key` in hand: to submit it is to wait for that.
+    fn holds(&self, _key: &Key) -> bool {
+        false
+    }
+
+    /// Takes back a task that nobody wants any more; nothing is heard of it again.
+    fn withdraw(&mut self, _task: usize) {}
 }
 
 /// What an executor has to say about a task.
@@ -100,6 +125,15 @@ pub trait Executor {
 pub enum Update {
     /// A line that it wrote.
     Line(Line),
+    /// It waited in the executor's queue, and runs now.
+    Started {
+        /// The task's number.
+        task: usize,
+        /// Its CPU threads.
+        threads: usize,
+    },
+    /// Something that a person should know: a job that was submitted, a controller that does not answer.
+    Note(String),
     /// It is over. All of its lines came before.
     Exited {
         /// The task's number.
@@ -120,6 +154,14 @@ pub enum Exit {
     OutOfMemory(String),
     /// Its process died of something else: of a signal, with its machine.
     Died(String),
+    /// It was taken away with its work saved, as by a time limit: it goes on where it was.
+    Continues(String),
+    /// It was lost by no fault of its own, as with its node.
+    Lost(String),
+    /// What it comes after failed, and it was never started.
+    Unmet,
+    /// It was not taken, or somebody put an end to it: the same again would end the same.
+    Refused(String),
 }
 
 /// One line of a worker's standard output.

@@ -103,6 +103,11 @@ pub enum Notice<'a> {
         /// The other process, where known.
         holder: Option<u32>,
     },
+    /// The executor has something to say that is about no stage alone.
+    Note {
+        /// What.
+        text: &'a str,
+    },
     /// A stage speaks.
     Said {
         /// The stage.

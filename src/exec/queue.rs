@@ -19,6 +19,8 @@ enum State {
     Ready,
     /// Taken.
     Running,
+    /// Taken by an executor with a queue of its own: what reads it may be given to it as well.
+    Submitted,
     /// Failed, or needs what failed.
     Lost,
 }
@@ -126,12 +128,30 @@ impl Queue {
         self.state[stage] = State::Unneeded;
         for at in 0..self.children[stage].len() {
             let child = self.children[stage][at];
-            if self.state[child] == State::Ready {
-                self.ready.remove(&self.rank[child]);
-                self.state[child] = State::Waiting;
-            }
+            self.hold_back(child);
         }
         self.demand(stage)
+    }
+
+    /// A stage that may run waits again.
+    fn hold_back(&mut self, stage: usize) {
+        if self.state[stage] == State::Ready {
+            self.ready.remove(&self.rank[stage]);
+            self.state[stage] = State::Waiting;
+        }
+    }
+
+    /// A taken stage is in the queue of an executor that has one: its children may follow.
+    pub(super) fn submitted(&mut self, stage: usize) {
+        self.state[stage] = State::Submitted;
+        for at in 0..self.children[stage].len() {
+            self.refresh(self.children[stage][at]);
+        }
+    }
+
+    /// Whether a stage is in the queue of an executor that has one.
+    pub(super) fn is_submitted(&self, stage: usize) -> bool {
+        self.state[stage] == State::Submitted
     }
 
     /// The processes that could be started now, counted up to `most`.
@@ -162,6 +182,9 @@ impl Queue {
     /// Puts a taken stage back, to run when all of its parents are finished.
     pub(super) fn put_back(&mut self, stage: usize) {
         self.state[stage] = State::Waiting;
+        for at in 0..self.children[stage].len() {
+            self.hold_back(self.children[stage][at]); // it may have followed into an executor's queue
+        }
         self.refresh(stage);
     }
 
@@ -182,7 +205,7 @@ impl Queue {
         let mut next = vec![stage];
         while let Some(stage) = next.pop() {
             for &child in &self.children[stage] {
-                if matches!(self.state[child], State::Waiting | State::Ready) {
+                if matches!(self.state[child], State::Waiting | State::Ready | State::Submitted) {
                     self.ready.remove(&self.rank[child]);
                     self.state[child] = State::Lost;
                     lost.insert(child);
@@ -195,8 +218,8 @@ impl Queue {
 
     /// Releases `stage` where it waits for nothing any more.
     fn refresh(&mut self, stage: usize) {
-        let finished = |&parent: &usize| self.state[parent] == State::Finished;
-        if self.state[stage] == State::Waiting && self.parents[stage].iter().all(finished) {
+        let settled = |&parent: &usize| matches!(self.state[parent], State::Finished | State::Submitted);
+        if self.state[stage] == State::Waiting && self.parents[stage].iter().all(settled) {
             self.state[stage] = State::Ready;
             self.ready.insert(self.rank[stage]);
         }

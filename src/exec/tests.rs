@@ -14,7 +14,7 @@ use crate::stage::{Context, Interrupted, Parent, StageKind, StageSpec};
 use crate::store::{Cause, Store, files};
 
 /// A plan of stages written as `name` or `name <- parent parent`, where the part of the name before `/` is its group.
-fn plan(lines: &[&str]) -> Plan {
+pub(super) fn plan(lines: &[&str]) -> Plan {
     let key = |name: &str| Key::of(name.as_bytes());
     let stage = |line: &&str| {
         let (name, parents) = line.split_once(" <- ").unwrap_or((line, ""));
@@ -31,7 +31,7 @@ fn plan(lines: &[&str]) -> Plan {
     Plan::of("test", lines.iter().map(stage).collect())
 }
 
-fn store() -> (tempfile::TempDir, Store) {
+pub(super) fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("store")).unwrap();
     (dir, store)
@@ -100,7 +100,7 @@ impl Executor for InProcess<'_> {
 
 /// Writes down each notice in a word or two.
 #[derive(Default)]
-struct Notes(Vec<String>);
+pub(super) struct Notes(pub(super) Vec<String>);
 
 impl Reporter for Notes {
     fn notice(&mut self, notice: &Notice<'_>) {
@@ -112,6 +112,7 @@ impl Reporter for Notes {
             Notice::Retried { stage, message } => format!("retried {}: {message}", stage.label),
             Notice::Damaged { stage, .. } => format!("again {}", stage.label),
             Notice::Waiting { stage, .. } => format!("waiting {}", stage.label),
+            Notice::Note { text } => format!("note {text}"),
             Notice::Settled { stage, because: Some(because), .. } => {
                 format!("skipped {} because of {}", stage.label, because.label)
             }
@@ -120,9 +121,9 @@ impl Reporter for Notes {
     }
 }
 
-const EVERY: Duration = Duration::from_secs(60);
+pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { threads: 4, ..Options::default() }
 }
 
@@ -132,7 +133,7 @@ fn killed() -> Exit {
 }
 
 /// Writes the names of its inputs into `result`, and fails, panics or stops where the stage is called so.
-fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
+pub(super) fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
     let mut summaries = vec![];
     for (spec, context) in stages {
         let name = spec.settings["name"].as_str().unwrap();
@@ -154,7 +155,7 @@ fn runner(stages: &[(StageSpec, Context<'_>)]) -> Result<Vec<Value>> {
     Ok(summaries)
 }
 
-fn finish(
+pub(super) fn finish(
     plan: &Plan,
     store: &Store,
     executor: &mut dyn Executor,
@@ -394,15 +395,41 @@ mod local {
         let plan = plan(&["finish", "finish/2", "memory"]);
         let mut local = Local::new(WORKER, store.clone(), EVERY);
         let (summary, notes) = finish(&plan, &store, &mut local, &options());
-        drop(local);
-        let processes = |i: usize| fs::read_to_string(store.log_path(&plan.stages[i].key)).unwrap();
-        assert_eq!(processes(0), "a word for the log\n");
+        // A word may come when the next stage has begun, and is then in that one's log.
+        let log = |i: usize| fs::read_to_string(store.log_path(&plan.stages[i].key)).unwrap_or_default();
+        assert_eq!([log(0), log(1), log(2)].concat().matches("a word for the log\n").count(), 2);
         assert!(summary.outcomes[1].is_finished(), "{summary:?}");
         let Outcome::Failed { message } = &summary.outcomes[2] else { panic!("{summary:?}") };
         assert!(message.contains("not enough memory: memory allocation of 9 bytes"), "{message}");
         assert!(notes.iter().any(|note| note.starts_with("retried memory")), "{notes:?}");
         let starts = fs::read_to_string(store.root().join("starts")).unwrap().lines().count();
         assert_eq!(starts, 2, "one for the three stages, one after the death");
+    }
+
+    #[test]
+    fn workers_on_several_devices_see_one_each_and_have_cores_of_their_own() {
+        let (_dir, store) = store();
+        let plan = plan(&["finish", "finish 2", "finish 3", "finish 4"]);
+        let mut local = Local::new(WORKER, store.clone(), EVERY).pinned((4..12).collect());
+        let devices = vec![Device::Cuda(0), Device::Cuda(1)];
+        let two_each = Options { workers: 4, threads: 8, devices, ..options() };
+        finish(&plan, &store, &mut local, &two_each);
+        drop(local);
+        let text = fs::read_to_string(store.root().join("seen")).unwrap();
+        let mut seen: Vec<&str> = text.lines().collect();
+        seen.sort_unstable();
+        let word = |line: &str, name: &str| {
+            line.split(' ').skip_while(|word| *word != name).nth(1).map(str::to_owned).unwrap_or_default()
+        };
+        let devices: Vec<&str> = seen.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(devices, ["sees=0", "sees=0", "sees=1", "sees=1"], "{text}");
+        assert!(
+            seen.iter().all(|line| word(line, "--device") == "cuda:0"),
+            "the only one that it sees: {text}"
+        );
+        let mut cores: Vec<String> = seen.iter().map(|line| word(line, "--cores")).collect();
+        cores.sort_unstable();
+        assert_eq!(cores, ["10,11", "4,5", "6,7", "8,9"], "{text}");
     }
 
     /// Asks to stop once both run, and again when the first has stopped.

@@ -20,10 +20,12 @@ use crate::stage::event::Event;
 use crate::stage::{Context, Diverged, Interrupted, StageSpec};
 use crate::store::files;
 use crate::store::key::Key;
-use crate::store::{Cause, Lock, Store, StoredSpec, Work};
+use crate::store::{Cause, Damage, Lock, QueuedJob, Store, StoredSpec, Work};
 
 /// How often a worker looks whether a lock was given back.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
+/// How often a worker looks whether an input has come.
+const LATE_PATIENCE: Duration = Duration::from_millis(200);
 /// The least time between two progress lines of one stage.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// The least time between two notes of the seconds worked, which is what a kill can lose of them.
@@ -60,6 +62,10 @@ pub struct Worker<'a> {
     /// CPU threads; written down, not enforced here.
     threads: Cell<usize>,
     device: Cell<Device>,
+    /// The job of a cluster that this process is.
+    queue: Option<QueuedJob>,
+    /// How long an input that is absent is waited for.
+    late: Duration,
     /// Inputs whose content was compared with what was published.
     verified: RefCell<BTreeSet<Key>>,
 }
@@ -91,7 +97,14 @@ impl<'a> Worker<'a> {
         checkpoint_every: Duration,
     ) -> Self {
         let (threads, device) = (Cell::new(1), Cell::new(Device::Cpu));
-        Self { store, run, emit, stop, checkpoint_every, threads, device, verified: RefCell::default() }
+        let (queue, late, verified) = (None, Duration::ZERO, RefCell::default());
+        Self { store, run, emit, stop, checkpoint_every, threads, device, queue, late, verified }
+    }
+
+    /// The same in a job of a cluster, where what another node has written may show up to `late` later.
+    #[must_use]
+    pub fn in_job(self, queue: QueuedJob, late: Duration) -> Self {
+        Self { queue: Some(queue), late, ..self }
     }
 
     /// With `threads` CPU threads, on `device`.
@@ -173,7 +186,7 @@ impl<'a> Worker<'a> {
                 self.say(key, Life::Finished { seconds: meta.seconds, shared: true });
                 continue;
             }
-            let work = self.store.work(key)?.on(&self.device.get());
+            let work = self.store.work(key)?.on(&self.device.get()).in_job(self.queue.clone());
             jobs.push((i, Job { key: key.clone(), stored, work, _lock: lock }));
         }
         jobs.sort_by_key(|(i, _)| *i);
@@ -257,14 +270,23 @@ impl<'a> Worker<'a> {
     fn inputs(&self, stored: &StoredSpec) -> Result<Vec<(String, PathBuf)>> {
         let parents = &stored.spec.parents;
         let known = self.verified.borrow().clone();
+        let (store, stop) = (self.store, self.stop);
+        let patient_until = Instant::now() + self.late;
         let looked = parents.par_iter().map(|parent| {
-            if known.contains(&parent.key) && self.store.object(&parent.key).is_some() {
+            if known.contains(&parent.key) && store.object(&parent.key).is_some() {
                 return Ok(None);
             }
-            Ok(self.store.verify(&parent.key, |_| true)?.err())
+            loop {
+                let damage = store.verify(&parent.key, |_| true)?.err();
+                let late = damage != Some(Damage::Absent) || Instant::now() >= patient_until;
+                if late || stop.load(Ordering::Relaxed) {
+                    return Ok(damage);
+                }
+                thread::sleep(LATE_PATIENCE);
+                store.look_anew(&parent.key);
+            }
         });
-        let store = self.store;
-        let looked: Vec<Option<crate::store::Damage>> = looked.collect::<Result<_>>()?;
+        let looked: Vec<Option<Damage>> = looked.collect::<Result<_>>()?;
         let mut missing = Missing { parents: Vec::new(), message: String::new() };
         let mut inputs = Vec::with_capacity(parents.len());
         for (parent, damage) in parents.iter().zip(looked) {

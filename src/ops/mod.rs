@@ -21,6 +21,7 @@
 //! Every op gives the same bits for any number of threads: sums are taken over fixed chunks and joined in order,
 //! random masks are functions of (seed, op, element).
 
+pub mod affinity;
 mod buffer;
 mod consistency;
 mod conv;

@@ -74,6 +74,7 @@ pub(super) fn section(sweep: &Sweep, stages: &Stages) -> String {
     row("<b>all</b>", &all);
     out.push_str("</tbody>\n</table>\n</div>\n");
     out.push_str(&shared(sweep, stages, all.seconds));
+    out.push_str(&queue(stages));
     out.push_str(&circumstances(stages));
     out.push_str("</section>\n");
     out
@@ -96,6 +97,32 @@ fn shared(sweep: &Sweep, stages: &Stages, spent: f64) -> String {
          points would have taken {}, {:.1} times as much.</p>\n",
         time(alone),
         alone / spent
+    )
+}
+
+/// What the jobs of a cluster waited for and how long they ran; empty where there were none.
+fn queue(stages: &Stages) -> String {
+    // The stages of one job waited once.
+    let mut jobs: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for stage in &stages.all {
+        if let Some(queue) = stage.provenance.as_ref().and_then(|found| found.queue.as_ref()) {
+            let (waited, ran) = jobs.entry(&queue.job).or_default();
+            *waited = waited.max(queue.seconds);
+            *ran = ran.max(stage.seconds);
+        }
+    }
+    if jobs.is_empty() {
+        return String::new();
+    }
+    let waited = jobs.values().map(|(waited, _)| waited);
+    let (all, longest) = (waited.clone().sum::<f64>(), waited.fold(0.0, |a: f64, &b| a.max(b)));
+    let ran = jobs.values().map(|(_, ran)| ran).sum::<f64>();
+    format!(
+        "<p class=\"note\">{} of a cluster waited {} in the queue ({} at most) and ran {}, in the sum over jobs.</p>\n",
+        if jobs.len() == 1 { "One job".to_owned() } else { format!("{} jobs", jobs.len()) },
+        time(all),
+        time(longest),
+        time(ran)
     )
 }
 

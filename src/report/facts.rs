@@ -108,7 +108,7 @@ fn written(stages: &Stages) -> (Value, Vec<Value>, usize) {
             put("bytes", stage.bytes.into());
             put("by", format!("sweep {}, code version {}", stage.code.1, stage.code.0).into());
         }
-        if let Some(Provenance { commit, data, device, model, start, end, peak_memory, .. }) =
+        if let Some(Provenance { commit, data, device, model, start, end, peak_memory, queue, .. }) =
             &stage.provenance
         {
             let model = model.as_ref().map(|model| format!(" ({model})")).unwrap_or_default();
@@ -117,6 +117,9 @@ fn written(stages: &Stages) -> (Value, Vec<Value>, usize) {
             put("commit", json!(commit));
             put("data", json!(data));
             put("memory", json!(peak_memory));
+            if let Some(queue) = queue {
+                put("queue", json!([queue.seconds, queue.job]));
+            }
         }
         if !stage.files.is_empty() {
             put("files", json!(stage.files));

@@ -119,6 +119,7 @@
       pairs([
         ["Key", code(s.key)], ["State", s.state], ["Why", s.failure],
         ["Work", s.seconds === undefined ? "" : `${time(s.seconds)} on ${s.threads} threads`],
+        ["Queue", s.queue ? `${time(s.queue[0])} before it ran, as job ${s.queue[1]}` : ""],
         ["Memory", s.memory ? `${bytes(s.memory)} at most` : ""], ["Size", s.bytes ? bytes(s.bytes) : ""],
         ["When", s.when ? `${s.when[0]} to ${s.when[1]}` : ""], ["Where", s.where],
         ["By", s.by ? `${s.by}${s.commit ? `, commit ${s.commit}` : ""}` : ""], ["Data", s.data ? code(s.data) : ""],

@@ -19,6 +19,7 @@
 //! report: { tables: [{ rows: blocks }] }
 //! ```
 
+pub mod cluster;
 pub mod json_schema;
 pub mod report;
 pub mod settings;

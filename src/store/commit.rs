@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::files::{self, explain};
 use super::key::Key;
-use super::provenance::Provenance;
+use super::provenance::{Provenance, QueuedJob};
 use super::tidy::{clear_work, remove};
 use super::verify::hash_of;
 use super::{CHECKPOINT, FileMeta, META, Meta, Store, StoredSpec};
@@ -37,6 +37,8 @@ pub struct Work<'a> {
     begun: SystemTime,
     /// Where it computes.
     device: String,
+    /// The job of a cluster that computes it.
+    queue: Option<QueuedJob>,
 }
 
 impl<'a> Work<'a> {
@@ -45,13 +47,28 @@ impl<'a> Work<'a> {
         files::create_folder(&dir)?;
         let text = fs::read_to_string(dir.join(SECONDS)).unwrap_or_default();
         let earlier = text.trim().parse().ok().filter(|&s: &f64| s.is_finite() && s >= 0.0).unwrap_or(0.0);
-        Ok(Self { store, key: key.clone(), dir, earlier, begun: SystemTime::now(), device: "cpu".to_owned() })
+        Ok(Self {
+            store,
+            key: key.clone(),
+            dir,
+            earlier,
+            begun: SystemTime::now(),
+            device: "cpu".to_owned(),
+            queue: None,
+        })
     }
 
     /// The same on another device than the processor: `cuda:0`.
     #[must_use]
     pub fn on(mut self, device: &impl ToString) -> Self {
         self.device = device.to_string();
+        self
+    }
+
+    /// The same in a job of a cluster.
+    #[must_use]
+    pub fn in_job(mut self, queue: Option<QueuedJob>) -> Self {
+        self.queue = queue;
         self
     }
 
@@ -91,6 +108,7 @@ impl<'a> Work<'a> {
         collect(&self.dir, "", &mut found, &mut paths)?;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         let spec = &stored.spec;
+        let provenance = Provenance::of_process(self.begun, &self.device, self.store.data_of(spec));
         let meta = Meta {
             key: self.key.clone(),
             kind: spec.kind,
@@ -103,7 +121,7 @@ impl<'a> Work<'a> {
             threads,
             summary,
             files: found,
-            provenance: Some(Provenance::of_process(self.begun, &self.device, self.store.data_of(spec))),
+            provenance: Some(Provenance { queue: self.queue.clone(), ..provenance }),
         };
         let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
         let path = self.dir.join(META);

@@ -38,6 +38,7 @@ use serde_json::Value;
 use crate::stage::{Parent, StageKind, StageSpec};
 use key::Key;
 use provenance::Provenance;
+pub use provenance::QueuedJob;
 
 pub use commit::Work;
 pub use failure::{Cause, Failure};
@@ -205,7 +206,16 @@ impl Store {
 
     /// The right to write the frames and the report of the sweep `name`; waits for it.
     pub fn lock_report(&self, name: &str) -> Result<Lock> {
-        let path = self.root.join("locks").join(format!("report-{name}"));
+        self.lock_named(&format!("report-{name}"))
+    }
+
+    /// The right to submit jobs to a cluster; waits for it.
+    pub fn lock_submissions(&self) -> Result<Lock> {
+        self.lock_named("submissions")
+    }
+
+    fn lock_named(&self, name: &str) -> Result<Lock> {
+        let path = self.root.join("locks").join(name);
         loop {
             match Lock::try_take(&path)? {
                 Ok(lock) => return Ok(lock),
@@ -228,6 +238,22 @@ impl Store {
     /// Only for the holder of the lock.
     pub fn work(&self, key: &Key) -> Result<Work<'_>> {
         Work::open(self, key)
+    }
+
+    /// Whether a checkpoint of `key` is there, from which its next try goes on.
+    pub fn is_begun(&self, key: &Key) -> bool {
+        let names = fs::read_dir(self.work_path(key)).into_iter().flatten().flatten();
+        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.starts_with(CHECKPOINT) && name != commit::SECONDS)
+    }
+
+    /// Has the names of finished stages on the shelf of `key` looked up anew: a file system of several machines may
+    /// remember for a while that one was absent.
+    pub fn look_anew(&self, key: &Key) {
+        if let Some(shelf) = self.object_path(key).parent() {
+            // Opening a folder asks the server whether it has changed.
+            drop(fs::read_dir(shelf).map(|entries| entries.take(1).count()));
+        }
     }
 
     /// The file that the processes of `key` write their messages to.

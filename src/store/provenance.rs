@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const COMMIT: Option<&str> = option_env!("SWEEP_COMMIT");
 
 /// The circumstances of the try that finished a stage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Provenance {
     /// The program's commit, see [`COMMIT`].
@@ -37,6 +37,18 @@ pub struct Provenance {
     /// Most memory that the process held, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<u64>,
+    /// The job of a cluster that it ran in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueuedJob>,
+}
+
+/// A job of a cluster, and its time in the queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueuedJob {
+    /// The job, as the cluster names it: `1234_5`.
+    pub job: String,
+    /// Seconds in the queue, over all of its slots: since it was submitted, or since what it reads was there.
+    pub seconds: f64,
 }
 
 impl Provenance {
@@ -53,6 +65,7 @@ impl Provenance {
             start: utc(start),
             end: utc(SystemTime::now()),
             peak_memory: peak_memory(),
+            queue: None,
         }
     }
 }

@@ -104,6 +104,7 @@ impl Reporter for Bars {
                 }
                 self.redraw();
             }
+            Notice::Note { text } => self.line(text),
             Notice::Stopping { now } => self.line(stopping(*now)),
             Notice::Tick { left } => {
                 let left = remaining(left).map_or(String::new(), |left| format!(", {left}"));

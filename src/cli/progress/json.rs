@@ -54,6 +54,7 @@ fn object(notice: &Notice<'_>) -> Option<Value> {
             }
             of(stage, value)
         }
+        Notice::Note { text } => json!({"event": "note", "text": text}),
         Notice::Stopping { now } => json!({"event": "stopping", "now": now}),
         Notice::Tick { .. } => return None,
         Notice::Ended { summary } => json!({

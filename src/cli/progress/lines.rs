@@ -96,6 +96,7 @@ impl<W: Write> Reporter for Lines<W> {
                     _ => self.counted(&text),
                 }
             }
+            Notice::Note { text } => self.counted(text),
             Notice::Stopping { now } => self.line(stopping(*now)),
             Notice::Tick { left } => self.tick(remaining(left)),
             Notice::Ended { .. } => {}

@@ -11,6 +11,7 @@ use super::super::progress::{Snapshot, time};
 use super::super::table::{shorten, table};
 use super::super::{count, provenance};
 use super::view::{Counts, KINDS, State, View};
+use crate::exec::slurm::Standing;
 use crate::store::provenance::utc;
 use crate::store::{RunRecord, Store};
 
@@ -28,6 +29,14 @@ pub(super) fn text(view: &View<'_>, most: usize) -> Result<String> {
     text.push_str(&kinds(view));
     for (run, snapshot) in &view.runs {
         let _ = write!(text, "\n\n{}", run_line(run, snapshot.as_ref()));
+    }
+    if !view.jobs.is_empty() {
+        let lines: Vec<String> = view.jobs.iter().map(Standing::line).collect();
+        let _ = write!(text, "\n\n{}", lines.join("\n"));
+        if view.runs.is_empty() {
+            let file = view.index.head.file.display();
+            let _ = write!(text, "\n`sweep run {file} --executor slurm` watches and collects them");
+        }
     }
     if !view.running.is_empty() {
         let rows = view.running.iter().map(|running| {
@@ -181,6 +190,7 @@ pub(super) fn object(view: &View<'_>, store: &Store) -> Value {
         "name": index.head.name, "description": index.head.description, "file": index.head.file,
         "points": counts_object(&view.points), "stages": counts_object(&view.stages),
         "kinds": kinds.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>(),
+        "jobs": view.jobs.iter().map(Standing::object).collect::<Vec<_>>(),
         "running": running.collect::<Vec<_>>(), "failed": failed.collect::<Vec<_>>(),
     })
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::super::progress::{self, Snapshot};
+use crate::exec::slurm::{self, Standing};
 use crate::results::index::Index;
 use crate::stage::StageKind;
 use crate::store::key::Key;
@@ -22,6 +23,7 @@ pub(super) struct Look {
     held: HashMap<Key, Option<u32>>,
     failed: Vec<Key>,
     runs: Vec<(RunRecord, Option<Snapshot>)>,
+    jobs: Vec<Standing>,
 }
 
 impl Look {
@@ -32,7 +34,8 @@ impl Look {
         });
         // What is held is looked at first: a stage that ends meanwhile is then finished, not absent.
         let held = store.held()?.into_iter().map(|held| (held.key, held.pid)).collect();
-        Ok(Self { held, failed: store.failed()?, runs: runs.collect(), inventory: store.inventory()? })
+        let jobs = slurm::standings(store)?.into_iter().filter(Standing::is_live).collect();
+        Ok(Self { held, failed: store.failed()?, runs: runs.collect(), jobs, inventory: store.inventory()? })
     }
 }
 
@@ -107,6 +110,8 @@ pub(super) struct View<'a> {
     pub(super) failed: Vec<(usize, String)>,
     /// The runs of this sweep.
     pub(super) runs: Vec<(RunRecord, Option<Snapshot>)>,
+    /// The jobs that it has in a cluster, as far as the store knows.
+    pub(super) jobs: Vec<Standing>,
 }
 
 impl<'a> View<'a> {
@@ -137,6 +142,7 @@ impl<'a> View<'a> {
             stages: Counts::default(),
             kinds: [Counts::default(); 5],
             runs: look.runs.iter().filter(|(run, _)| run.name == index.head.name).cloned().collect(),
+            jobs: look.jobs.iter().filter(|job| job.sweep == index.head.name).cloned().collect(),
             point_states,
             states,
         };
@@ -150,7 +156,7 @@ impl<'a> View<'a> {
 
     /// Whether some process works on it.
     pub(super) fn is_running(&self) -> bool {
-        !self.runs.is_empty() || !self.running.is_empty()
+        !self.runs.is_empty() || !self.running.is_empty() || !self.jobs.is_empty()
     }
 }
 

@@ -1,0 +1,587 @@
+//! `cluster.yaml`: what the jobs of a Slurm cluster are asked for, by kind of stage. Nothing in it changes a result.
+//!
+//! ```yaml
+//! default: { partition: gpu, time: 12:00:00, memory: 16G, cpus: 8, gres: "gpu:1", throttle: 16 }
+//! pretrain: { time: 2-00:00:00 }
+//! evaluate: { gres: ~, cpus: 4 }
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::diagnostics::{Diagnostics, Reporter, choice, did_you_mean};
+use super::yaml::{self, Content, Name, Node};
+
+/// The name of the file.
+pub const FILE: &str = "cluster.yaml";
+
+/// A commented file to start from.
+pub const TEMPLATE: &str = include_str!("cluster.yaml");
+
+/// The section that holds for all kinds of stages.
+const DEFAULT: &str = "default";
+/// The kinds of stages, by their names.
+const KINDS: [&str; 5] = ["prepare", "pretrain", "features", "train", "evaluate"];
+/// The keys of a section.
+const KEYS: [&str; 17] = [
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "memory",
+    "memory_growth",
+    "memory_most",
+    "cpus",
+    "gres",
+    "throttle",
+    "modules",
+    "setup",
+    "container",
+    "program",
+    "sbatch",
+    "signal",
+    "device",
+];
+/// The most that `--signal` takes.
+const SIGNAL_MOST: u32 = 65_535;
+/// Options of `sbatch` that are the executor's own; with the key that sets them, where there is one.
+const TAKEN: [(&str, Option<&str>); 18] = [
+    ("array", Some("throttle")),
+    ("a", Some("throttle")),
+    ("chdir", None),
+    ("dependency", None),
+    ("d", None),
+    ("error", None),
+    ("e", None),
+    ("input", None),
+    ("i", None),
+    ("job-name", None),
+    ("J", None),
+    ("kill-on-invalid-dep", None),
+    ("open-mode", None),
+    ("output", None),
+    ("o", None),
+    ("parsable", None),
+    ("signal", Some("signal")),
+    ("wait", None),
+];
+
+/// What the jobs of one kind of stage are asked for. What is none is left to the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// `sbatch --partition`.
+    pub partition: Option<String>,
+    /// `sbatch --account`.
+    pub account: Option<String>,
+    /// `sbatch --qos`.
+    pub qos: Option<String>,
+    /// The time limit as `sbatch` writes it.
+    pub time: Option<String>,
+    /// Memory of a job in MiB.
+    pub memory: Option<u64>,
+    /// By how much the memory grows each time that it was too little; at least 1.
+    pub memory_growth: f64,
+    /// The most memory of a job in MiB.
+    pub memory_most: Option<u64>,
+    /// Cores of a job, and threads of a stage.
+    pub cpus: Option<u32>,
+    /// `sbatch --gres`.
+    pub gres: Option<String>,
+    /// Jobs of one array that run at once.
+    pub throttle: Option<u32>,
+    /// Modules to load, in order.
+    pub modules: Vec<String>,
+    /// Lines of shell before a stage.
+    pub setup: Vec<String>,
+    /// What stands before the program: `apptainer exec --nv image.sif`.
+    pub container: Option<String>,
+    /// The program on the nodes; this machine's path where there is none.
+    pub program: Option<String>,
+    /// Further options of `sbatch`.
+    pub sbatch: Vec<String>,
+    /// Seconds before the time limit at which work is saved.
+    pub signal: u32,
+    /// Where stages compute: `cpu` or `cuda`.
+    pub device: String,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            time: None,
+            memory: None,
+            memory_growth: 2.0,
+            memory_most: None,
+            cpus: None,
+            gres: None,
+            throttle: None,
+            modules: vec![],
+            setup: vec![],
+            container: None,
+            program: None,
+            sbatch: vec![],
+            signal: 120,
+            device: "cpu".to_owned(),
+        }
+    }
+}
+
+impl Request {
+    /// The memory of a job in MiB that ran out of memory `times` times; none where the cluster decides.
+    pub fn memory_after(&self, times: u32) -> Option<u64> {
+        let grown = self.memory? as f64 * self.memory_growth.powi(times.min(64) as i32);
+        Some((grown.min(1e15) as u64).min(self.memory_most.unwrap_or(u64::MAX)))
+    }
+
+    /// Whether one more try after running out of memory `times` times would have more of it.
+    pub fn grows_after(&self, times: u32) -> bool {
+        self.memory_after(times + 1) > self.memory_after(times)
+    }
+}
+
+/// A `cluster.yaml` as read, or the defaults where there is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// The file; none where there is none.
+    pub file: Option<PathBuf>,
+    default: Request,
+    kinds: Vec<(&'static str, Request)>,
+}
+
+impl Cluster {
+    /// What the jobs of the kind of stage with this name are asked for.
+    pub fn request(&self, kind: &str) -> &Request {
+        self.kinds.iter().find(|(name, _)| *name == kind).map_or(&self.default, |(_, request)| request)
+    }
+
+    /// The file `named` or, where none is named, that beside the sweep file `sweep` or the person's own; the cluster's
+    /// defaults where there is none of these.
+    ///
+    /// # Errors
+    /// Where the named file is absent, or a file cannot be read or is wrong: everything at once, with its places.
+    pub fn find(named: Option<&Path>, sweep: &Path) -> Result<Self, Diagnostics> {
+        if let Some(path) = named {
+            return Self::load(path);
+        }
+        let beside = sweep.parent().map(|folder| folder.join(FILE));
+        let own = personal().map(|folder| folder.join(FILE));
+        match [beside, own].into_iter().flatten().find(|path| path.is_file()) {
+            Some(path) => Self::load(&path),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The file at `path`.
+    ///
+    /// # Errors
+    /// As of [`Self::find`].
+    pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        let shown = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| {
+            let help = "`sweep init --cluster` writes one to start from".to_owned();
+            Diagnostics::of_file(&shown, format!("cannot be read: {error}"), Some(help))
+        })?;
+        Self::parse(&shown, &text).map(|cluster| Self { file: Some(path.to_owned()), ..cluster })
+    }
+
+    /// The text of a file that is shown as `file`.
+    ///
+    /// # Errors
+    /// As of [`Self::find`].
+    pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostics> {
+        let mut report = Reporter::default();
+        let source = report.source(file, text);
+        let root = yaml::parse(text, source, &mut report);
+        let cluster = root.map(|root| read(&root, &mut report)).unwrap_or_default();
+        if report.clean() { Ok(cluster) } else { Err(report.finish()) }
+    }
+}
+
+/// The folder of a person's own settings.
+fn personal() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
+    Some(config.join("sweep"))
+}
+
+fn read(root: &Node, report: &mut Reporter) -> Cluster {
+    let sections: Vec<&str> = [DEFAULT].into_iter().chain(KINDS).collect();
+    let Content::Map(entries) = &root.content else {
+        if !root.is_null() {
+            let help = Some(format!("the sections are {}", choice(&sections)));
+            report.error(root.place, format!("{FILE} is a map of sections"), help);
+        }
+        return Cluster::default();
+    };
+    for (name, _) in entries.iter().filter(|(name, _)| !sections.contains(&name.text.as_str())) {
+        let help = match KEYS.contains(&name.text.as_str()) {
+            true => Some(format!("`{}` goes under `{DEFAULT}` or a kind of stage", name.text)),
+            false => did_you_mean(&name.text, sections.iter().copied()),
+        };
+        let message =
+            format!("unknown section `{}`: expected {}", yaml::shorten(&name.text), choice(&sections));
+        report.error(name.place, message, help);
+    }
+    let section = |wanted: &str| entries.iter().find(|(name, _)| name.text == wanted);
+    let default = match section(DEFAULT) {
+        Some((_, node)) => Section::of(node, DEFAULT, report).over(&Request::default(), report),
+        None => Request::default(),
+    };
+    let mut kinds = Vec::new();
+    for kind in KINDS {
+        if let Some((_, node)) = section(kind) {
+            kinds.push((kind, Section::of(node, kind, report).over(&default, report)));
+        }
+    }
+    Cluster { file: None, default, kinds }
+}
+
+/// A section of the file.
+struct Section<'a> {
+    entries: &'a [(Name, Node)],
+}
+
+impl<'a> Section<'a> {
+    fn of(node: &'a Node, name: &str, report: &mut Reporter) -> Self {
+        let entries: &[(Name, Node)] = match &node.content {
+            Content::Map(entries) => entries,
+            Content::Bad => &[],
+            _ if node.is_null() => &[],
+            _ => {
+                let message = format!("`{name}: {}`: expected a map of settings", node.shown());
+                report.error(node.place, message, Some("such as `time: 12:00:00`".into()));
+                &[]
+            }
+        };
+        Self { entries }
+    }
+
+    /// The settings of this section, and those of `base` where it has none.
+    fn over(&self, base: &Request, report: &mut Reporter) -> Request {
+        let mut request = base.clone();
+        let mut device = None;
+        for (name, node) in self.entries {
+            let field = Field { name: &name.text, node };
+            match name.text.as_str() {
+                "partition" => field.text(&mut request.partition, report),
+                "account" => field.text(&mut request.account, report),
+                "qos" => field.text(&mut request.qos, report),
+                "gres" => field.text(&mut request.gres, report),
+                "container" => field.text(&mut request.container, report),
+                "program" => field.text(&mut request.program, report),
+                "time" => field.read(&mut request.time, report, TIME, |text| {
+                    seconds(text).filter(|&s| s > 0).map(|_| text.to_owned())
+                }),
+                "memory" => field.read(&mut request.memory, report, MEMORY, mebibytes),
+                "memory_most" => field.read(&mut request.memory_most, report, MEMORY, mebibytes),
+                "cpus" => field.read(&mut request.cpus, report, COUNT, count),
+                "throttle" => field.read(&mut request.throttle, report, COUNT, count),
+                "memory_growth" => {
+                    let mut growth = Some(request.memory_growth);
+                    let number = |text: &str| text.parse().ok().filter(|g: &f64| (1.0..=16.0).contains(g));
+                    field.read(&mut growth, report, "a number from 1 (no more than before) to 16", number);
+                    request.memory_growth = growth.unwrap_or(Request::default().memory_growth);
+                }
+                "signal" => {
+                    let mut signal = Some(request.signal);
+                    let number = |text: &str| count(text).filter(|&n| n <= SIGNAL_MOST);
+                    field.read(&mut signal, report, "seconds from 1 to 65535", number);
+                    request.signal = signal.unwrap_or(Request::default().signal);
+                }
+                "device" => {
+                    let known = |text: &str| ["cpu", "cuda"].contains(&text).then(|| text.to_owned());
+                    let mut chosen = None;
+                    field.read(&mut chosen, report, "`cpu` or `cuda`", known);
+                    device = chosen.or(device);
+                }
+                "modules" => field.list(&mut request.modules, report),
+                "setup" => field.list(&mut request.setup, report),
+                "sbatch" => {
+                    field.list(&mut request.sbatch, report);
+                    field.check_options(report);
+                }
+                _ => {
+                    let text = yaml::shorten(&name.text);
+                    let help = did_you_mean(&name.text, KEYS);
+                    report.error(
+                        name.place,
+                        format!("unknown key `{text}`: expected {}", choice(&KEYS)),
+                        help,
+                    );
+                }
+            }
+        }
+        self.check_signal(&request, report);
+        let names_gpu = |gres: &String| gres.contains("gpu");
+        let by_gres = if request.gres.as_ref().is_some_and(names_gpu) { "cuda" } else { "cpu" };
+        // Where a section changes the devices of the default, what the default said of them no longer holds.
+        request.device = match device {
+            Some(device) => device,
+            None if request.gres == base.gres && *base != Request::default() => request.device,
+            None => by_gres.to_owned(),
+        };
+        request
+    }
+
+    /// Work that is saved before it begins would go on for ever.
+    fn check_signal(&self, request: &Request, report: &mut Reporter) {
+        let limit = request.time.as_deref().and_then(seconds);
+        let Some(limit) = limit.filter(|&limit| limit <= u64::from(request.signal)) else { return };
+        let written = |wanted: &str| self.entries.iter().find(|(name, _)| name.text == wanted);
+        if let Some((_, node)) = written("time").or_else(|| written("signal")) {
+            let message = format!(
+                "a time limit of {limit} s ends before work begins that is saved {} s ahead of it",
+                request.signal
+            );
+            report.error(node.place, message, Some("raise `time`, or lower `signal`".into()));
+        }
+    }
+}
+
+const TIME: &str = "a time limit as sbatch takes it: minutes, hh:mm:ss, d-hh or d-hh:mm:ss";
+const MEMORY: &str = "a size such as 16G or 4000M";
+const COUNT: &str = "a whole number from 1";
+
+/// A key with its value.
+struct Field<'a> {
+    name: &'a str,
+    node: &'a Node,
+}
+
+impl Field<'_> {
+    /// A value of one line; `~` takes it away.
+    fn read<T>(
+        &self,
+        target: &mut Option<T>,
+        report: &mut Reporter,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) {
+        match &self.node.content {
+            _ if self.node.is_null() => *target = None,
+            Content::Bad => {}
+            Content::Text { text, .. } if is_line(text) && read(text.trim()).is_some() => {
+                *target = read(text.trim());
+            }
+            _ => self.refuse(expected, report),
+        }
+    }
+
+    fn text(&self, target: &mut Option<String>, report: &mut Reporter) {
+        self.read(target, report, "a text on one line", |text| (!text.is_empty()).then(|| text.to_owned()));
+    }
+
+    /// A list of lines, or one.
+    fn list(&self, target: &mut Vec<String>, report: &mut Reporter) {
+        let line = |node: &Node| match &node.content {
+            Content::Text { text, .. } if is_line(text) && !node.is_null() => Some(text.trim().to_owned()),
+            _ => None,
+        };
+        match &self.node.content {
+            _ if self.node.is_null() => target.clear(),
+            Content::Bad => {}
+            Content::List(items) => match items.iter().map(line).collect::<Option<Vec<_>>>() {
+                Some(lines) => *target = lines,
+                None => self.refuse("a list of texts, each on one line", report),
+            },
+            _ => match line(self.node) {
+                Some(line) => *target = vec![line],
+                None => self.refuse("a list of texts, each on one line", report),
+            },
+        }
+    }
+
+    /// Refuses options of `sbatch` that are none, and those that the executor sets itself.
+    fn check_options(&self, report: &mut Reporter) {
+        let nodes: Vec<&Node> = match &self.node.content {
+            Content::List(items) => items.iter().collect(),
+            _ => vec![self.node],
+        };
+        for node in nodes {
+            let Content::Text { text, .. } = &node.content else { continue };
+            let text = text.trim();
+            let name = text.trim_start_matches('-');
+            let name = name.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+            if !text.is_empty() && !text.starts_with('-') {
+                let message = format!("`{}` is no option of sbatch", node.shown());
+                report.error(node.place, message, Some("write it as `--constraint=a100`".into()));
+            } else if let Some((_, key)) = TAKEN.iter().find(|(taken, _)| *taken == name) {
+                let message = format!("`{}` is set by the executor itself", node.shown());
+                report.error(node.place, message, key.map(|key| format!("the key `{key}` is for that")));
+            }
+        }
+    }
+
+    fn refuse(&self, expected: &str, report: &mut Reporter) {
+        let message = format!("`{}: {}`: expected {expected}", self.name, self.node.shown());
+        report.error(self.node.place, message, None);
+    }
+}
+
+/// Whether a text can stand on one line of a script.
+fn is_line(text: &str) -> bool {
+    !text.chars().any(char::is_control)
+}
+
+fn count(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&n| n > 0)
+}
+
+/// A size as `sbatch --mem` takes it, in MiB.
+fn mebibytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok().filter(|&n| n > 0 && n < 1 << 40)?;
+    match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "K" | "KB" => Some(number.div_ceil(1024)),
+        "" | "M" | "MB" => Some(number),
+        "G" | "GB" => Some(number << 10),
+        "T" | "TB" => Some(number << 20),
+        _ => None,
+    }
+}
+
+/// A time limit as `sbatch --time` takes it, in seconds.
+fn seconds(text: &str) -> Option<u64> {
+    let number = |text: &str| text.parse::<u32>().ok().map(u64::from);
+    let (days, rest) = match text.split_once('-') {
+        Some((days, rest)) => (Some(number(days)?), rest),
+        None => (None, text),
+    };
+    let parts: Vec<u64> = rest.split(':').map(number).collect::<Option<_>>()?;
+    let seconds = match (days.is_some(), &parts[..]) {
+        (false, &[minutes]) => 60 * minutes,
+        (false, &[minutes, seconds]) => 60 * minutes + seconds,
+        (true, &[hours]) => 3600 * hours,
+        (true, &[hours, minutes]) => 3600 * hours + 60 * minutes,
+        (_, &[hours, minutes, seconds]) => 3600 * hours + 60 * minutes + seconds,
+        _ => return None,
+    };
+    Some(86_400 * days.unwrap_or(0) + seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Cluster::parse(FILE, text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn kinds_take_what_the_default_says_unless_they_say_otherwise() {
+        let text = "default: { partition: gpu, time: 12:00:00, memory: 16G, cpus: 8, gres: 'gpu:1', throttle: 4 }\n\
+                    pretrain: { time: 2-00:00:00, sbatch: [--constraint=a100], modules: cuda/12.4 }\n\
+                    evaluate: { gres: ~, cpus: 4, signal: 30 }\n";
+        let cluster = Cluster::parse(FILE, text).unwrap();
+        let train = cluster.request("train");
+        assert_eq!(
+            (train.time.as_deref(), train.cpus, train.memory),
+            (Some("12:00:00"), Some(8), Some(16 << 10))
+        );
+        assert_eq!(train.device, "cuda", "a job with a GPU computes there");
+        let pretrain = cluster.request("pretrain");
+        assert_eq!(pretrain.time.as_deref(), Some("2-00:00:00"));
+        assert_eq!(
+            (pretrain.device.as_str(), &pretrain.modules[..]),
+            ("cuda", &["cuda/12.4".to_owned()][..])
+        );
+        let evaluate = cluster.request("evaluate");
+        assert_eq!((evaluate.gres.as_deref(), evaluate.device.as_str(), evaluate.signal), (None, "cpu", 30));
+        assert_eq!(evaluate.partition.as_deref(), Some("gpu"));
+    }
+
+    #[test]
+    fn an_empty_file_leaves_all_to_the_cluster_and_the_template_is_right() {
+        for text in ["", "# nothing\n", "default:\n"] {
+            assert_eq!(Cluster::parse(FILE, text).unwrap().request("train"), &Request::default(), "{text:?}");
+        }
+        let cluster = Cluster::parse(FILE, TEMPLATE).unwrap();
+        assert_eq!(cluster.request("train").cpus, Some(8));
+        // What is commented out is right as well.
+        let bare = |line: &str| {
+            let (indent, text) = line.split_at(line.len() - line.trim_start().len());
+            let known = |text: &&str| {
+                let key = text.split(':').next().unwrap_or_default();
+                KEYS.contains(&key) || KINDS.contains(&key)
+            };
+            let text = text.strip_prefix("# ").filter(known).unwrap_or(text);
+            format!("{indent}{text}")
+        };
+        let text: Vec<String> = TEMPLATE.lines().map(bare).collect();
+        let cluster = Cluster::parse(FILE, &text.join("\n")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(cluster.request("train").throttle, Some(32));
+        assert_eq!(cluster.request("features").container.as_deref(), Some("apptainer exec --nv ~/sweep.sif"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
+        let error = refused("default:\n  partitoin: gpu\n");
+        assert!(error.contains("cluster.yaml:2:3") && error.contains("did you mean `partition`?"), "{error}");
+        let error = refused("partition: gpu\n");
+        assert!(error.contains("`partition` goes under `default`"), "{error}");
+        let error = refused("train: { time: soon, memory: lots, cpus: 0, throttle: -1, device: gpu }\n");
+        for part in [
+            "`time: soon`",
+            "hh:mm:ss",
+            "`memory: lots`",
+            "16G",
+            "`cpus: 0`",
+            "`throttle: -1`",
+            "`device: gpu`",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let error = refused("train: { time: 1, signal: 120 }\n");
+        assert!(error.contains("60 s ends before") && error.contains("raise `time`"), "{error}");
+        let error = refused("train: { sbatch: [constraint=a100, --array=3, --output=x] }\n");
+        assert!(error.contains("--constraint=a100") && error.contains("the key `throttle`"), "{error}");
+        assert_eq!(error.matches("set by the executor itself").count(), 2, "{error}");
+        let error = refused("train: { setup: \"one\\ntwo\", account: \"a\\tb\" }\n");
+        assert!(error.contains("each on one line") && error.contains("a text on one line"), "{error}");
+        assert!(refused("- a\n").contains("map of sections"));
+    }
+
+    #[test]
+    fn a_file_that_is_named_and_absent_is_refused_and_an_unnamed_one_is_not() {
+        let error = Cluster::find(Some(Path::new("/nowhere/c.yaml")), Path::new("a.yaml")).unwrap_err();
+        assert!(error.to_string().contains("sweep init --cluster"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let sweep = dir.path().join("a.yaml");
+        crate::store::files::write_atomic(dir.path().join(FILE), "default: { cpus: 3 }").unwrap();
+        assert_eq!(Cluster::find(None, &sweep).unwrap().request("train").cpus, Some(3));
+    }
+
+    #[test]
+    fn times_and_sizes_are_read_as_slurm_does() {
+        let times = [
+            ("90", 5400),
+            ("90:30", 5430),
+            ("1:00:00", 3600),
+            ("2-3", 183_600),
+            ("1-0:30", 88_200),
+            ("1-0:0:5", 86_405),
+        ];
+        for (text, wanted) in times {
+            assert_eq!(seconds(text), Some(wanted), "{text}");
+        }
+        for wrong in ["", "x", "1:2:3:4", "1-", "-1", "1h"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+        let sizes = [("16G", 16384), ("500", 500), ("1t", 1 << 20), ("1500K", 2), ("2GB", 2048)];
+        for (text, wanted) in sizes {
+            assert_eq!(mebibytes(text), Some(wanted), "{text}");
+        }
+        assert_eq!([mebibytes("0"), mebibytes("G"), mebibytes("1.5G"), mebibytes("1P")], [None; 4]);
+    }
+
+    #[test]
+    fn memory_grows_to_its_most() {
+        let request = Request { memory: Some(1000), memory_most: Some(3500), ..Request::default() };
+        assert_eq!([0, 1, 2, 3].map(|n| request.memory_after(n)), [1000, 2000, 3500, 3500].map(Some));
+        assert_eq!([0, 1, 2].map(|n| request.grows_after(n)), [true, true, false]);
+        assert!(!Request::default().grows_after(0), "what the cluster decides cannot grow");
+    }
+}
