@@ -2,6 +2,7 @@
 //! `scripts/bench_pytorch.py`, and their counts are those of [`crate::cost`].
 
 mod cases;
+pub mod check;
 pub mod machine;
 
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Ending, seconds, tell};
 use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
-use crate::stage::CHECKPOINT_EVERY;
+use crate::stage::{CHECKPOINT_EVERY, Context, StageSpec};
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
 
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args) -> Ending {
 fn work(args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
     let orders = listen(&stop, args)?;
-    args.device.check()?;
+    args.device.open()?;
     let store = Store::open(&args.store)?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = args.threads {
@@ -73,7 +73,10 @@ fn work(args: &Args) -> Result<Verdict> {
     pool.build_global().context("cannot start the threads")?;
     let emit = |line| write(&Word::Line(line));
     let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
-    let worker = Worker::new(&store, &crate::stage::run, &emit, &stop, every);
+    // Stages compute in this thread, which has opened the device.
+    let device = args.device;
+    let run = move |jobs: &[(StageSpec, Context<'_>)]| device.open()?.run(|| crate::stage::run(jobs));
+    let worker = Worker::new(&store, &run, &emit, &stop, every);
     worker.on(rayon::current_num_threads(), args.device);
     let mut last = Verdict::Done;
     while let Ok(Some(order)) = orders.recv() {

@@ -188,7 +188,7 @@ fn teach(net: &UNet, image: &Tensor, seed: u64) -> Result<Tensor> {
 
 /// `image` with clipped normal noise of the stream (seed, purpose, index).
 fn noisy(image: &Tensor, seed: u64, purpose: &str, index: u64) -> Result<Tensor> {
-    let noise = normal(&mut stream(seed, purpose, index), image.dims())?;
+    let noise = normal(&mut stream(seed, purpose, index), image.dims())?.to_device(image.device())?;
     let (deviation, cut) = NOISE;
     Ok((image + (noise * deviation)?.clamp(-cut, cut)?)?)
 }

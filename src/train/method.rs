@@ -16,7 +16,7 @@ use super::{
 use crate::data::{Dataset, Split};
 use crate::methods::batch::Batch;
 use crate::methods::{self, Losses, Method, Step, scalar};
-use crate::ops::{Mode, Sgd, Tape, poly_lr};
+use crate::ops::{Mode, Place, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
 use crate::spec::settings::{EvaluateSplit, Settings};
 use crate::store::files;
@@ -128,7 +128,7 @@ pub fn train(
             if run.state.step == total {
                 return Ok(true);
             }
-            let loss = run.step(&next()?)?;
+            let loss = run.step(&next()?.put(&Place::current())?)?;
             let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
             monitor.progress(Progress { done: run.state.step, total, unit: "step", loss: Some(loss), note });
             checkpoints.when_due(|| run.save(dir))?;

@@ -16,13 +16,14 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::matmul::{Matrix, matmul};
 use super::norm::BatchNorm;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
 /// The sizes of one convolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) batch: usize,
     /// Channels, rows and columns of the input.
@@ -101,6 +102,17 @@ impl Algorithm {
     }
 }
 
+/// y of (x, w), dw of (x, dy), dx of (w, dy): what the GPU's convolutions are held to.
+#[cfg(test)]
+pub(super) fn passes(shape: &Shape) -> [Box<dyn Fn(&[f32], &[f32]) -> Vec<f32>>; 3] {
+    let (shape, Algorithm { forward, backward_weights, backward_data }) = (*shape, Algorithm::of(shape));
+    [
+        Box::new(move |x, w| forward(&shape, x, w, None, 1.0)),
+        Box::new(move |x, g| backward_weights(&shape, x, g)),
+        Box::new(move |w, g| backward_data(&shape, w, g)),
+    ]
+}
+
 /// LeakyReLU in place; slope 1 changes nothing.
 fn leaky(mut y: Vec<f32>, slope: f32) -> Vec<f32> {
     if slope != 1.0 {
@@ -126,6 +138,9 @@ impl Tape {
     /// Convolution, as PyTorch's `conv2d`: x `[B,I,H,W]`, w `[O,I,k,k]`, b `[O]`; zero padding on all sides.
     pub fn conv2d(&self, x: &Var, w: &Var, b: Option<&Var>, stride: usize, padding: usize) -> Result<Var> {
         let shape = Shape::new(x, w, b, stride, padding)?;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.conv2d(self, x, w, b, shape);
+        }
         let y = {
             let (input, weight) = (floats(x.value())?, floats(w.value())?);
             let bias = b.map(|b| floats(b.value())).transpose()?;
@@ -172,6 +187,19 @@ impl Tape {
         for values in [gamma.value(), beta.value(), mean, var] {
             ensure!(values.dims() == [o], "a norm of {:?} after {o} channels", values.dims());
         }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            let (affine, running) = ((gamma, beta), (mean, var));
+            return gpu.conv2d_folded_norm_leaky(
+                self,
+                x,
+                (w, b),
+                affine,
+                running,
+                settings,
+                slope as f32,
+                shape,
+            );
+        }
         let (gamma, beta, mean, var) =
             (floats(gamma.value())?, floats(beta.value())?, floats(mean)?, floats(var)?);
         let scales: Vec<f64> = (gamma.iter().zip(var.iter()))
@@ -206,6 +234,9 @@ impl Tape {
         );
         if let Some(b) = b {
             ensure!(b.dims() == [o], "the bias of a convolution has shape {:?}, not [{o}]", b.dims());
+        }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.conv_transpose2x2(self, x, w, b);
         }
         let sizes = Transposed { batch, i, o, h, w: width };
         let y = {

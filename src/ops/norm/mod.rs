@@ -20,7 +20,7 @@ use super::simd::multiversion;
 use super::tape::Var;
 
 #[derive(Clone, Copy, Debug)]
-enum Activation {
+pub(super) enum Activation {
     Leaky(f32),
     Silu,
 }
@@ -165,9 +165,9 @@ fn plane_moments(x: &[f32], size: usize) -> Vec<(f64, f64)> {
 
 /// What follows the normalisation.
 #[derive(Clone, Copy)]
-struct After {
-    activation: Activation,
-    mask: Option<Mask>,
+pub(super) struct After {
+    pub(super) activation: Activation,
+    pub(super) mask: Option<Mask>,
 }
 
 fn forward(x: &[f32], planes: &[Plane], after: After) -> Vec<f32> {
