@@ -53,8 +53,9 @@ impl Batch {
     /// Where it cannot be moved.
     pub fn put(&self, place: &Place) -> Result<Self> {
         let strong = |views: &StrongViews| -> Result<StrongViews> {
-            let two =
-                |pair: &[Tensor; 2]| -> Result<[Tensor; 2]> { Ok([place.put(&pair[0])?, place.put(&pair[1])?]) };
+            let two = |pair: &[Tensor; 2]| -> Result<[Tensor; 2]> {
+                Ok([place.put(&pair[0])?, place.put(&pair[1])?])
+            };
             Ok(StrongViews {
                 images: two(&views.images)?,
                 pasted: two(&views.pasted)?,

@@ -3,12 +3,12 @@
 #![expect(unsafe_code, reason = "kernels take pointers")]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
@@ -103,6 +103,22 @@ fn compile() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The kernels that have been run so far, by any test.
+static RUN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// The kernels that the sources define and no test has run so far.
+pub(super) fn not_run() -> Result<Vec<String>> {
+    let run = RUN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut missing = Vec::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/gpu/kernels"))? {
+        let text = std::fs::read_to_string(entry?.path())?;
+        let names = text.lines().filter_map(|line| line.strip_prefix("KERNEL ")?.split_once('('));
+        missing.extend(names.filter(|(name, _)| !run.contains(name)).map(|(name, _)| name.to_owned()));
+    }
+    missing.sort();
+    Ok(missing)
+}
+
 struct Emulated {
     library: &'static Library,
     entries: RefCell<HashMap<&'static str, Entry>>,
@@ -168,6 +184,7 @@ impl Backend for Emulated {
                 // SAFETY: all symbols with this prefix have this type.
                 let entry = unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol) };
                 self.entries.borrow_mut().insert(kernel, entry);
+                RUN.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel);
                 entry
             }
         };

@@ -98,6 +98,12 @@ impl Place {
         Ok(Self(Some(Gpu(super::emulated::open()?))))
     }
 
+    /// The kernels that no emulation has run so far.
+    #[cfg(test)]
+    pub(crate) fn kernels_not_run() -> Result<Vec<String>> {
+        super::emulated::not_run()
+    }
+
     /// That of the calling thread.
     pub fn current() -> Self {
         CURRENT.with_borrow(Clone::clone)
