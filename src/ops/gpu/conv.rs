@@ -10,7 +10,7 @@ use crate::ops::tape::{Tape, Var};
 
 impl Gpu {
     fn convolve(&self, pass: Pass, shape: &Shape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
-        if !self.0.channels_last() {
+        if !self.0.channels_last(shape) {
             return self.0.convolve(pass, shape, a, b, out);
         }
         let result = self.0.empty(DType::BF16, out.shape())?;

@@ -257,8 +257,8 @@ impl Backend for Cuda {
         .map_err(|error| anyhow!("a product of {m}×{k} and {k}×{n}: {error:?}"))
     }
 
-    fn channels_last(&self) -> bool {
-        self.precision == Precision::Bf16
+    fn channels_last(&self, shape: &ConvShape) -> bool {
+        self.convolutions.precision_of(shape) == Precision::Bf16
     }
 
     fn convolve(&self, pass: Pass, shape: &ConvShape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {

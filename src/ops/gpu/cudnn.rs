@@ -124,27 +124,19 @@ impl Ends {
 
 /// The first of a ranking that works, gives the same bits each time and needs no more than [`WORKSPACE`].
 macro_rules! first_of {
-    ($found:expr, $count:expr, $precision:expr) => {
+    ($found:expr, $count:expr) => {
         $found
             .iter()
             .take($count as usize)
-            .find(|one| is_usable(one.status, one.determinism, one.memory, one.mathType, $precision))
+            .find(|one| is_usable(one.status, one.determinism, one.memory))
             .map(|one| (one.algo, one.memory))
     };
 }
 
-fn is_usable(
-    status: sys::cudnnStatus_t,
-    determinism: sys::cudnnDeterminism_t,
-    memory: usize,
-    math: sys::cudnnMathType_t,
-    precision: Precision,
-) -> bool {
+fn is_usable(status: sys::cudnnStatus_t, determinism: sys::cudnnDeterminism_t, memory: usize) -> bool {
     status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
         && determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
         && memory <= WORKSPACE
-        // In single precision nothing may round its factors.
-        && (precision != Precision::F32 || math == sys::cudnnMathType_t::CUDNN_FMA_MATH)
 }
 
 impl Convolutions {
@@ -156,9 +148,15 @@ impl Convolutions {
         Ok(Self { plans: RefCell::default(), handle, stream: stream.clone(), precision })
     }
 
+    /// Tensor cores take channels by eights; a first or last layer of few channels is computed without bf16.
+    pub(super) fn precision_of(&self, shape: &ConvShape) -> Precision {
+        let few = !(shape.input.0.is_multiple_of(8) && shape.output.0.is_multiple_of(8));
+        if few && self.precision == Precision::Bf16 { Precision::Tf32 } else { self.precision }
+    }
+
     fn plan(&self, pass: Pass, shape: &ConvShape) -> Result<Plan> {
         let mut plan = Plan {
-            ends: Ends::new(shape, self.precision)?,
+            ends: Ends::new(shape, self.precision_of(shape))?,
             algorithm: Algorithm::Forward(
                 sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
             ),
@@ -183,7 +181,7 @@ impl Convolutions {
                         found.as_mut_ptr(),
                     )
                     .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count, self.precision).map(|(a, m)| (Algorithm::Forward(a), m))
+                    first_of!(found, count).map(|(a, m)| (Algorithm::Forward(a), m))
                 }
                 Pass::Data => {
                     let mut found: [sys::cudnnConvolutionBwdDataAlgoPerf_t; 6] = std::mem::zeroed();
@@ -199,7 +197,7 @@ impl Convolutions {
                         found.as_mut_ptr(),
                     )
                     .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count, self.precision).map(|(a, m)| (Algorithm::Data(a), m))
+                    first_of!(found, count).map(|(a, m)| (Algorithm::Data(a), m))
                 }
                 Pass::Weights => {
                     let mut found: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; 7] = std::mem::zeroed();
@@ -215,7 +213,7 @@ impl Convolutions {
                         found.as_mut_ptr(),
                     )
                     .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count, self.precision).map(|(a, m)| (Algorithm::Weights(a), m))
+                    first_of!(found, count).map(|(a, m)| (Algorithm::Weights(a), m))
                 }
             }
         };

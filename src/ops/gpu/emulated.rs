@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
 
 use super::{Backend, ConvShape, Pass, Product};
-use crate::ops::{buffer, conv};
+use crate::ops::{buffer, conv, matmul};
 
 // Of the C library, which every program of this kind is linked with.
 unsafe extern "C" {
@@ -136,6 +136,16 @@ fn write(tensor: &Tensor, values: &[f32]) -> Result<()> {
     buffer::update(tensor, |to| to.copy_from_slice(values))
 }
 
+/// Matrix `at` of a batch, as the processor multiplies it.
+fn part<'a>(values: &'a [f32], matrix: &super::Matrix<'_>, at: usize) -> matmul::Matrix<'a> {
+    let values = &values[matrix.start + at * matrix.batch..];
+    if matrix.columns == 1 {
+        matmul::Matrix::new(values, matrix.rows)
+    } else {
+        matmul::Matrix::new(values, matrix.columns).transposed()
+    }
+}
+
 impl Backend for Emulated {
     fn threads(&self) -> usize {
         self.library.threads
@@ -194,21 +204,23 @@ impl Backend for Emulated {
     }
 
     fn product(&self, product: &Product<'_>) -> Result<()> {
-        let [m, n, k] = product.sizes;
+        let [m, n, _] = product.sizes;
         let (a, b) = (product.a.tensor.flatten_all()?, product.b.tensor.flatten_all()?);
         let (a, b) = (a.to_vec1::<f32>()?, b.to_vec1::<f32>()?);
+        let mut result = buffer::uninit(m * n);
         buffer::update(product.out.tensor, |out| {
             for at in 0..product.count {
-                let index = |x: &super::Matrix<'_>, r: usize, c: usize| {
-                    x.start + at * x.batch + r * x.rows + c * x.columns
-                };
-                for r in 0..m {
-                    for c in 0..n {
-                        let term = |i: usize| {
-                            f64::from(a[index(&product.a, r, i)]) * f64::from(b[index(&product.b, i, c)])
-                        };
-                        let sum = (f64::from(product.factor) * (0..k).map(term).sum::<f64>()) as f32;
-                        let to = &mut out[index(&product.out, r, c)];
+                matmul::matmul(
+                    &mut result,
+                    product.sizes,
+                    part(&a, &product.a, at),
+                    part(&b, &product.b, at),
+                    false,
+                );
+                let to = &mut out[product.out.start + at * product.out.batch..];
+                for (r, row) in result.chunks(n).enumerate() {
+                    for (to, &sum) in to[r * product.out.rows..][..n].iter_mut().zip(row) {
+                        let sum = product.factor * sum;
                         *to = if product.add { *to + sum } else { sum };
                     }
                 }
@@ -216,7 +228,7 @@ impl Backend for Emulated {
         })
     }
 
-    fn channels_last(&self) -> bool {
+    fn channels_last(&self, _shape: &ConvShape) -> bool {
         false
     }
 

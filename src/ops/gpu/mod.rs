@@ -69,8 +69,8 @@ trait Backend {
     /// A batch of matrix products.
     fn product(&self, product: &Product<'_>) -> Result<()>;
 
-    /// Whether convolutions take bf16, channels last, in the place of single precision, channels first.
-    fn channels_last(&self) -> bool;
+    /// Whether a convolution takes bf16, channels last, in the place of single precision, channels first.
+    fn channels_last(&self, shape: &ConvShape) -> bool;
 
     /// One of the passes of a convolution, without bias, into `out`.
     fn convolve(&self, pass: Pass, shape: &ConvShape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()>;

@@ -69,8 +69,8 @@ impl Gpu {
             let x = input.value();
             launch!(gpu, layer_norm_parameters[Grid::Each(n)], x, &*g, &moments, &parts, rows, ROWS, d, n)?;
             let both = gpu.total_of_parts(&parts, count, 2 * d)?;
-            sink.give(weight.node, both.narrow(0, 0, d)?.copy()?)?;
-            sink.give(shift, both.narrow(0, d, d)?.copy()?)?;
+            sink.give(weight.node, both.narrow(0, 0, d)?)?;
+            sink.give(shift, both.narrow(0, d, d)?)?;
             if input.node.is_some() {
                 let dx = gpu.empty(x.shape())?;
                 launch!(gpu, layer_norm_back[grid], x, weight.value(), &*g, &moments, &dx, d)?;
