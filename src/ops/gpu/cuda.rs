@@ -18,7 +18,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Shape, Storage, Tensor};
 
 use super::cudnn::Convolutions;
+use super::staging::Staging;
 use super::{Backend, ConvShape, Gpu, Matrix, Pass, Precision, Product};
+use crate::ops::buffer;
 
 /// The kernels of this folder as PTX (build.rs).
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -101,6 +103,7 @@ pub(super) fn open(number: usize, precision: Precision) -> Result<Open> {
         functions: RefCell::default(),
         tables: RefCell::default(),
         convolutions: Convolutions::new(&stream, precision)?,
+        staging: Staging::default(),
         module,
         stream,
         device: device.clone(),
@@ -129,6 +132,7 @@ struct Cuda {
     functions: RefCell<HashMap<&'static str, CudaFunction>>,
     tables: RefCell<HashMap<[usize; 4], Tensor>>,
     convolutions: Convolutions,
+    staging: Staging,
     precision: Precision,
 }
 
@@ -177,6 +181,26 @@ impl Backend for Cuda {
             kind => bail!("kernels make no tensors of {kind:?}"),
         };
         Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
+    }
+
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
+        let kind = tensor.dtype();
+        if !matches!(kind, DType::F32 | DType::U8 | DType::U32) {
+            return Ok(tensor.to_device(&self.device())?);
+        }
+        let copy = self.empty(kind, tensor.shape())?;
+        let address = address(&copy, &self.stream)?;
+        match kind {
+            DType::F32 => {
+                self.staging.copy(bytemuck::cast_slice(&buffer::floats(tensor)?), address, &self.stream)?;
+            }
+            DType::U32 => {
+                let numbers = buffer::slice::<u32>(tensor)?;
+                self.staging.copy(bytemuck::cast_slice(&numbers), address, &self.stream)?;
+            }
+            _ => self.staging.copy(&buffer::slice::<u8>(tensor)?, address, &self.stream)?,
+        }
+        Ok(copy)
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {

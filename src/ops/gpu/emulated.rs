@@ -166,6 +166,10 @@ impl Backend for Emulated {
         })
     }
 
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
     fn address(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let (start, _) = layout.contiguous_offsets().context("a kernel needs contiguous tensors")?;

@@ -21,6 +21,8 @@ mod norm;
 mod optim;
 mod place;
 mod shape;
+#[cfg(feature = "cuda")]
+mod staging;
 mod tokens;
 
 use std::ffi::c_void;
@@ -53,6 +55,9 @@ trait Backend {
 
     /// A tensor of arbitrary content.
     fn empty(&self, kind: DType, shape: &Shape) -> Result<Tensor>;
+
+    /// A copy of a contiguous tensor of this process.
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor>;
 
     /// The address of the first number of a contiguous tensor.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
@@ -291,7 +296,8 @@ impl Gpu {
 
     /// `tensor`, contiguous and on this GPU.
     pub(super) fn here(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(tensor.to_device(&self.0.device())?.contiguous()?)
+        let tensor = tensor.contiguous()?;
+        if tensor.device().same_device(&self.0.device()) { Ok(tensor) } else { self.0.upload(&tensor) }
     }
 
     /// A copy with memory of its own.
