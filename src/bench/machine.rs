@@ -68,11 +68,11 @@ impl Rates {
         let product = match precision {
             Precision::Bf16 => {
                 let half = a.value().to_dtype(DType::BF16)?;
-                repeated(&|| Ok(drop(half.matmul(&half)?)))?
+                repeated(&|| half.matmul(&half).map(drop).map_err(Into::into))?
             }
-            Precision::F32 | Precision::Tf32 => repeated(&|| Ok(drop(tape.linear(&a, &a, None)?)))?,
+            Precision::F32 | Precision::Tf32 => repeated(&|| tape.linear(&a, &a, None).map(drop))?,
         };
-        let copy = repeated(&|| Ok(drop(large.copy()?)))?;
+        let copy = repeated(&|| large.copy().map(drop).map_err(Into::into))?;
         let bytes = 2.0 * 4.0 * large.elem_count() as f64;
         Ok(Self { flops: 2.0 * (SIDE as f64).powi(3) / product, bytes: bytes / copy })
     }

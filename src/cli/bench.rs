@@ -215,7 +215,7 @@ fn text(args: &Args, rates: &Rates, found: &[Measured]) -> String {
     let threads = rayon::current_num_threads();
     let on = match args.device {
         Device::Cpu => instructions().to_owned(),
-        device => format!("{device} in {}", args.precision),
+        device @ Device::Cuda(_) => format!("{device} in {}", args.precision),
     };
     format!(
         "{}\n\n{threads} thread{}, {on}; a matrix product runs at {:.0} GFLOP/s, a copy at {:.1} GB/s.\n\

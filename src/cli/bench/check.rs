@@ -1,5 +1,6 @@
 //! `sweep bench --check`: whether a GPU computes what the processor computes.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -102,7 +103,7 @@ pub(super) fn run(device: Device, precision: Precision, patience: Duration, as_j
     text.push_str("\n\n");
     text.push_str(&table(&head, &rows, 0));
     if !left.is_empty() {
-        text.push_str(&format!("\n\nLeft out for want of time (--seconds): {}", left.join(", ")));
+        let _ = write!(text, "\n\nLeft out for want of time (--seconds): {}", left.join(", "));
     }
     say(&text)?;
     Ok(if broken { Ending::Failed } else { Ending::Done })

@@ -102,9 +102,13 @@ impl Algorithm {
     }
 }
 
+/// What a pass makes of its two inputs.
+#[cfg(test)]
+pub(super) type Pass = Box<dyn Fn(&[f32], &[f32]) -> Vec<f32>>;
+
 /// y of (x, w), dw of (x, dy), dx of (w, dy): what the GPU's convolutions are held to.
 #[cfg(test)]
-pub(super) fn passes(shape: &Shape) -> [Box<dyn Fn(&[f32], &[f32]) -> Vec<f32>>; 3] {
+pub(super) fn passes(shape: &Shape) -> [Pass; 3] {
     let (shape, Algorithm { forward, backward_weights, backward_data }) = (*shape, Algorithm::of(shape));
     [
         Box::new(move |x, w| forward(&shape, x, w, None, 1.0)),

@@ -99,6 +99,7 @@ fn compile() -> Result<PathBuf> {
         Command::new(&compiler).args(arguments).arg(root.join("all.cu")).arg("-o").arg(&part).output();
     let output = output.with_context(|| format!("no C++ compiler (`{compiler}`)"))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    #[expect(clippy::disallowed_methods, reason = "a library for this test run, not a result")]
     std::fs::rename(&part, &path)?;
     Ok(path)
 }
@@ -191,16 +192,15 @@ impl Backend for Emulated {
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         let known = self.entries.borrow().get(kernel).copied();
-        let entry = match known {
-            Some(entry) => entry,
-            None => {
-                let symbol = self.library.symbol(&format!("shim_{kernel}"))?;
-                // SAFETY: all symbols with this prefix have this type.
-                let entry = unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol) };
-                self.entries.borrow_mut().insert(kernel, entry);
-                RUN.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel);
-                entry
-            }
+        let entry = if let Some(entry) = known {
+            entry
+        } else {
+            let symbol = self.library.symbol(&format!("shim_{kernel}"))?;
+            // SAFETY: all symbols with this prefix have this type.
+            let entry = unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol) };
+            self.entries.borrow_mut().insert(kernel, entry);
+            RUN.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel);
+            entry
         };
         // SAFETY: the caller's promise.
         unsafe { entry(blocks as u32, arguments.as_mut_ptr()) };
@@ -243,7 +243,7 @@ impl Backend for Emulated {
             Pass::Weights => weights,
             Pass::Data => data,
         };
-        write(out, &compute(&*buffer::floats(a)?, &*buffer::floats(b)?))
+        write(out, &compute(&buffer::floats(a)?, &buffer::floats(b)?))
     }
 
     fn table(&self, key: [usize; 4], make: &dyn Fn() -> Vec<u32>) -> Result<Tensor> {

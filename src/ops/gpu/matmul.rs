@@ -27,18 +27,18 @@ impl Heads {
     }
 
     /// q (0), k (1) or v (2) of the heads from `first` on, `[width, tokens]`.
-    fn part<'a>(self, qkv: &'a Tensor, which: usize, first: usize) -> Matrix<'a> {
+    fn part(self, qkv: &Tensor, which: usize, first: usize) -> Matrix<'_> {
         let size = self.width * self.tokens;
         Matrix::new(qkv, self.tokens).every(3 * size, (3 * first + which) * size)
     }
 
     /// The outputs of the heads from `first` on.
-    fn out<'a>(self, y: &'a Tensor, first: usize) -> Matrix<'a> {
+    fn out(self, y: &Tensor, first: usize) -> Matrix<'_> {
         let size = self.width * self.tokens;
         Matrix::new(y, self.tokens).every(size, first * size)
     }
 
-    fn scores<'a>(self, p: &'a Tensor) -> Matrix<'a> {
+    fn scores(self, p: &Tensor) -> Matrix<'_> {
         Matrix::new(p, self.tokens).every(self.tokens * self.tokens, 0)
     }
 }

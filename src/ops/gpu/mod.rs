@@ -114,7 +114,7 @@ impl<'a> Matrix<'a> {
 
     /// One for each of a batch, `batch` numbers apart, the first at `start`.
     fn every(self, batch: usize, start: usize) -> Self {
-        Self { batch, start, ..self }
+        Self { start, batch, ..self }
     }
 
     fn transposed(self) -> Self {
