@@ -159,6 +159,10 @@ impl Backend for Cuda {
         THREADS
     }
 
+    fn parts(&self) -> usize {
+        1024
+    }
+
     fn device(&self) -> Device {
         Device::Cuda(self.device.clone())
     }

@@ -152,6 +152,10 @@ impl Backend for Emulated {
         self.library.threads
     }
 
+    fn parts(&self) -> usize {
+        5
+    }
+
     fn device(&self) -> Device {
         Device::Cpu
     }

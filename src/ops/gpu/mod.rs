@@ -50,6 +50,9 @@ trait Backend {
     /// Threads of a block; `THREADS` of the kernels.
     fn threads(&self) -> usize;
 
+    /// Blocks of a kernel that leave a part of a sum each, at most: few enough for one block to join them at once.
+    fn parts(&self) -> usize;
+
     /// Where its tensors are.
     fn device(&self) -> Device;
 
@@ -339,8 +342,7 @@ impl Gpu {
 
     /// The blocks of a kernel that strides over `count` elements and writes a part each.
     fn parts(&self, count: usize) -> usize {
-        // Few enough for one block to join them at once.
-        count.div_ceil(self.0.threads()).min(1024)
+        count.div_ceil(self.0.threads()).min(self.0.parts())
     }
 
     fn product(&self, product: &Product<'_>) -> Result<()> {
