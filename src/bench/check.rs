@@ -131,6 +131,20 @@ fn layers() -> Result<Vec<Case>> {
             t.batch_norm_leaky_dropout(&v[0], &v[1], &v[2], &o[0], &o[1], BATCH_NORM, 0.01, 0.3)
         }),
         Case {
+            op: "conv2d norm leaky dropout",
+            mode: Mode::Train,
+            inputs: [&conv(0, 2, 8, 4, 20, 3)?[..2], &normed()?[1..]].concat(),
+            // The gradient of the bias is rounding errors on the processor.
+            others: [running()?, vec![random(19, &[4])?]].concat(),
+            run: |t, v, o| {
+                let (bias, affine, running) = (t.constant(&o[2]), (&v[2], &v[3]), (&o[0], &o[1]));
+                let (weights, steps) = ((&v[0], (&v[1], &bias)), [1, 1]);
+                t.conv2d_norm_leaky_dropout(
+                    weights.0, weights.1, affine, running, BATCH_NORM, 0.01, 0.2, steps,
+                )
+            },
+        },
+        Case {
             op: "batch norm in eval mode",
             mode: Mode::Eval,
             inputs: normed()?,

@@ -58,3 +58,19 @@ impl Mul<Figure> for f64 {
         figure
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn sums_and_multiples_are_those_of_the_numbers() {
+        let scalar = |x: f32| Tensor::new(x, &Device::Cpu).unwrap();
+        let known = Figure::of(&scalar(3.0)).unwrap();
+        let waiting = Figure { known: 0.0, waiting: vec![(1.0, scalar(8.0))] };
+        assert_eq!((0.5 * known.clone()).read().unwrap(), 1.5);
+        assert_eq!((0.5 * (known + waiting.clone()) + waiting).read().unwrap(), 13.5);
+        assert_eq!(Figure::default().read().unwrap(), 0.0);
+    }
+}

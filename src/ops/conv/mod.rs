@@ -169,6 +169,36 @@ impl Tape {
         })
     }
 
+    /// [`conv2d`](Self::conv2d) and [`batch_norm_leaky_dropout`](Self::batch_norm_leaky_dropout) in a mode that trains. On a
+    /// GPU the bias, which the norm takes away again, is neither added nor given a gradient other than 0.
+    ///
+    /// # Errors
+    /// In eval mode.
+    #[expect(clippy::too_many_arguments, reason = "two ops in one")]
+    pub fn conv2d_norm_leaky_dropout(
+        &self,
+        x: &Var,
+        (w, b): (&Var, &Var),
+        (gamma, beta): (&Var, &Var),
+        (mean, var): (&Tensor, &Tensor),
+        settings: BatchNorm,
+        slope: f64,
+        p: f64,
+        [stride, padding]: [usize; 2],
+    ) -> Result<Var> {
+        ensure!(self.mode().trains(), "in eval mode a batch norm is folded into its convolution");
+        let Some(gpu) = Gpu::of(x.value()) else {
+            let y = self.conv2d(x, w, Some(b), stride, padding)?;
+            return self.batch_norm_leaky_dropout(&y, gamma, beta, mean, var, settings, slope, p);
+        };
+        Shape::new(x, w, Some(b), stride, padding)?;
+        let y = self.conv2d(x, w, None, stride, padding)?;
+        let named =
+            [("gamma", gamma.value()), ("beta", beta.value()), ("the mean", mean), ("the variance", var)];
+        let after = super::norm::trained(self, &y, &named, slope, p)?;
+        gpu.batch_norm(self, &y, Some(b), gamma, beta, mean, var, settings, after)
+    }
+
     /// [`conv2d`](Self::conv2d) with stride 1 and [`batch_norm_leaky_dropout`](Self::batch_norm_leaky_dropout) in eval
     /// mode as one convolution: the running statistics are folded into its weights. Nothing is recorded.
     ///

@@ -73,10 +73,9 @@ impl Normed {
         Ok(y)
     }
 
-    /// dz, and Σdz and Σdz·x̂ of each plane.
-    fn backward(&self, gpu: &Gpu, g: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// Σdz and Σdz·x̂ of each plane.
+    fn totals(&self, gpu: &Gpu, g: &Tensor) -> Result<Tensor> {
         let (planes, Behind { silu, slope, mask }) = (self.planes, self.behind);
-        let dz = gpu.empty(self.input.value().shape())?;
         let sums = gpu.doubles(2 * planes.count * planes.pieces)?;
         launch!(
             gpu,
@@ -84,7 +83,6 @@ impl Normed {
             self.input.value(),
             g,
             &self.maps,
-            &dz,
             planes.size,
             planes.pieces,
             silu,
@@ -98,22 +96,31 @@ impl Normed {
         let totals = gpu.doubles(2 * planes.count)?;
         let n = planes.count;
         launch!(gpu, plane_totals[Grid::Each(n)], &sums, planes.pieces, &totals, n)?;
-        Ok((dz, totals))
+        Ok(totals)
     }
 
-    /// dx from dz, in place.
-    fn combine(&self, gpu: &Gpu, dz: &Tensor, means: Option<&Tensor>) -> Result<()> {
-        let planes = self.planes;
+    /// The gradient of x.
+    fn backward(&self, gpu: &Gpu, g: &Tensor, means: Option<&Tensor>) -> Result<Tensor> {
+        let (planes, Behind { silu, slope, mask }) = (self.planes, self.behind);
+        let dx = gpu.empty(self.input.value().shape())?;
         launch!(
             gpu,
             norm_combine[planes.grid()],
             self.input.value(),
-            dz,
+            g,
+            &dx,
             &self.maps,
             means,
             planes.size,
-            planes.pieces
-        )
+            planes.pieces,
+            silu,
+            slope,
+            mask.on,
+            mask.key,
+            mask.keep_last,
+            mask.scale
+        )?;
+        Ok(dx)
     }
 
     /// The gradients of γ and β.
@@ -127,11 +134,14 @@ impl Normed {
 }
 
 impl Gpu {
+    /// With the `bias` of x that was left out: the norm takes it away again, so it stands in the running mean alone and its
+    /// gradient is 0.
     #[expect(clippy::too_many_arguments, reason = "three ops in one")]
     pub(in crate::ops) fn batch_norm(
         &self,
         tape: &Tape,
         x: &Var,
+        bias: Option<&Var>,
         gamma: &Var,
         beta: &Var,
         running_mean: &Tensor,
@@ -147,6 +157,7 @@ impl Gpu {
             self,
             batch_statistics[Grid::Blocks(normed.channels)],
             moments.as_ref(),
+            bias.map(Var::value),
             gamma.value(),
             beta.value(),
             running_mean,
@@ -160,10 +171,13 @@ impl Gpu {
             settings.momentum
         )?;
         let y = normed.forward(self)?;
-        let (gpu, scale, shift) = (self.clone(), gamma.node, beta.node);
-        tape.record_on(self, y, &[x, gamma, beta], move |g, sink| {
-            let (dz, totals) = normed.backward(&gpu, &g)?;
-            drop(g);
+        let (gpu, scale, shift, left_out) = (self.clone(), gamma.node, beta.node, bias.and_then(|b| b.node));
+        let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(bias).collect();
+        tape.record_on(self, y, &inputs, move |g, sink| {
+            let totals = normed.totals(&gpu, &g)?;
+            if left_out.is_some() {
+                sink.give(left_out, gpu.filled(normed.channels, 0.0)?)?;
+            }
             let [dgamma, dbeta] = normed.parameters(&gpu, &totals, None)?;
             sink.give(scale, dgamma)?;
             sink.give(shift, dbeta)?;
@@ -178,8 +192,7 @@ impl Gpu {
                 } else {
                     None
                 };
-                normed.combine(&gpu, &dz, means.as_ref())?;
-                sink.give(normed.input.node, dz)?;
+                sink.give(normed.input.node, normed.backward(&gpu, &g, means.as_ref())?)?;
             }
             Ok(())
         })
@@ -222,8 +235,7 @@ impl Gpu {
         let (gpu, gamma, beta) = (self.clone(), gamma.clone(), beta.clone());
         let nodes = modulation.map(|(scale, shift)| (scale.node, shift.node));
         tape.record_on(self, y, &inputs, move |g, sink: &mut Sink| {
-            let (dz, totals) = normed.backward(&gpu, &g)?;
-            drop(g);
+            let totals = normed.totals(&gpu, &g)?;
             let scale = scale.as_ref().map(Var::value);
             let [dgamma, dbeta] = normed.parameters(&gpu, &totals, scale)?;
             sink.give(gamma.node, dgamma)?;
@@ -259,8 +271,7 @@ impl Gpu {
                     width,
                     (width * size) as f64
                 )?;
-                normed.combine(&gpu, &dz, Some(&means))?;
-                sink.give(normed.input.node, dz)?;
+                sink.give(normed.input.node, normed.backward(&gpu, &g, Some(&means))?)?;
             }
             Ok(())
         })
@@ -284,8 +295,7 @@ impl Gpu {
         let (gpu, scales) = (self.clone(), scale.is_some());
         let (scale, shift) = (scale.and_then(|v| v.node), shift.and_then(|v| v.node));
         tape.record_on(self, y, &inputs, move |g, sink| {
-            let (dz, totals) = normed.backward(&gpu, &g)?;
-            drop(g);
+            let totals = normed.totals(&gpu, &g)?;
             let shape = (normed.batch, normed.channels);
             let (dscale, dshift) = (gpu.empty(shape)?, gpu.empty(shape)?);
             let none = None::<&Tensor>;
@@ -303,10 +313,13 @@ impl Gpu {
             )?;
             sink.give(scale, dscale)?;
             sink.give(shift, dshift)?;
-            if scales && normed.input.node.is_some() {
-                normed.combine(&gpu, &dz, None)?;
+            if !scales {
+                return sink.give(normed.input.node, g);
             }
-            sink.give(normed.input.node, dz)
+            if normed.input.node.is_some() {
+                sink.give(normed.input.node, normed.backward(&gpu, &g, None)?)?;
+            }
+            Ok(())
         })
     }
 }

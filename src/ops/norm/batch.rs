@@ -69,7 +69,7 @@ impl Tape {
                 !trains || b * size > 1,
                 "batch norm in train mode needs more than one value per channel"
             );
-            return gpu.batch_norm(self, x, gamma, beta, running_mean, running_var, settings, after);
+            return gpu.batch_norm(self, x, None, gamma, beta, running_mean, running_var, settings, after);
         }
         let values = floats(x.value())?;
         let statistics: Vec<(f64, f64)> = if trains {

@@ -46,7 +46,8 @@ DEVICE void write_plane(float* planes, i64 plane, double mean, double inverse, d
 }
 
 // One block for each channel. With `moments` of the batch: its statistics, and the running ones move; else the running ones.
-KERNEL batch_statistics(const double* moments, const float* gamma, const float* beta, float* running_mean,
+// A `bias` that was left out before, for the norm takes it away again, stands in the running mean.
+KERNEL batch_statistics(const double* moments, const float* bias, const float* gamma, const float* beta, float* running_mean,
                         float* running_var, float* planes, i64 batch, i64 channels, i64 size, i64 pieces, double eps,
                         double momentum) {
     i64 c = blockIdx.x;
@@ -57,7 +58,8 @@ KERNEL batch_statistics(const double* moments, const float* gamma, const float* 
         var = squares / count;
         if (threadIdx.x == 0) {
             double unbiased = squares / (count - 1.0);
-            running_mean[c] = (float)((1.0 - momentum) * (double)running_mean[c] + momentum * mean);
+            double all = bias ? mean + (double)bias[c] : mean;
+            running_mean[c] = (float)((1.0 - momentum) * (double)running_mean[c] + momentum * all);
             running_var[c] = (float)((1.0 - momentum) * (double)running_var[c] + momentum * unbiased);
         }
     } else {
@@ -117,8 +119,8 @@ KERNEL normalise(const float* x, const float* planes, float* y, i64 size, i64 pi
 }
 FREE(normalise)
 
-// dz of each element, and Σdz and Σdz·x̂ of each piece.
-KERNEL norm_back(const float* x, const float* g, const float* planes, float* dz, i64 size, i64 pieces, i64 activation,
+// Σdz and Σdz·x̂ of each piece; dz itself is computed again by norm_combine, which is cheaper than to keep it.
+KERNEL norm_back(const float* x, const float* g, const float* planes, i64 size, i64 pieces, i64 activation,
                  float slope, i64 masked, u64 key, u32 keep_last, float keep_scale, double* sums) {
     Piece p = piece_of(size, pieces);
     const float* plane = planes + 4 * p.plane;
@@ -129,7 +131,6 @@ KERNEL norm_back(const float* x, const float* g, const float* planes, float* dz,
         float d = x[p.plane * size + i] - mean;
         float slope_here = activation_slope(d * a + b, activation, slope);
         float value = g[p.plane * size + i] * (masked ? slope_here * factor(mask, (u32)i) : slope_here);
-        dz[p.plane * size + i] = value;
         sum += value;
         dot += value * d;
     }
@@ -226,14 +227,19 @@ KERNEL group_means(const double* totals, const float* planes, const float* gamma
 }
 SYNC(group_means)
 
-// dx from dz, in place; `means` may be absent (statistics that do not depend on x).
-KERNEL norm_combine(const float* x, float* dz, const float* planes, const float* means, i64 size, i64 pieces) {
+// dx; `means` may be absent (statistics that do not depend on x).
+KERNEL norm_combine(const float* x, const float* g, float* dx, const float* planes, const float* means, i64 size,
+                    i64 pieces, i64 activation, float slope, i64 masked, u64 key, u32 keep_last, float keep_scale) {
     Piece p = piece_of(size, pieces);
-    float mean = planes[4 * p.plane], a = planes[4 * p.plane + 2];
+    float mean = planes[4 * p.plane], a = planes[4 * p.plane + 2], b = planes[4 * p.plane + 3];
+    Mask mask = plane_mask(key, keep_last, keep_scale, p.plane);
     float first = means ? means[2 * p.plane] : 0.0f, second = means ? means[2 * p.plane + 1] : 0.0f;
     WITHIN(i, p.first, p.last) {
         i64 at = p.plane * size + i;
-        dz[at] = dz[at] * a - first - (x[at] - mean) * second;
+        float d = x[at] - mean;
+        float slope_here = activation_slope(d * a + b, activation, slope);
+        float dz = g[at] * (masked ? slope_here * factor(mask, (u32)i) : slope_here);
+        dx[at] = dz * a - first - d * second;
     }
 }
 FREE(norm_combine)
