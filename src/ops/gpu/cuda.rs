@@ -234,13 +234,18 @@ impl Backend for Cuda {
 
     fn product(&self, product: &Product<'_>) -> Result<()> {
         let [m, n, k] = product.sizes;
-        let side = |matrix: &Matrix<'_>| -> Result<(u64, blas_sys::cublasOperation_t, c_int)> {
+        // Address, whether cuBLAS has to transpose, and the distance of rows or columns; of a single one that may be anything
+        // to us, but not to cuBLAS.
+        let side = |matrix: &Matrix<'_>,
+                    rows: usize,
+                    columns: usize|
+         -> Result<(u64, blas_sys::cublasOperation_t, c_int)> {
             let start = address(matrix.tensor, &self.stream)? + 4 * matrix.start as u64;
             // cuBLAS counts down columns: what lies in rows is transposed to it.
             Ok(if matrix.columns == 1 {
-                (start, blas_sys::cublasOperation_t::CUBLAS_OP_N, c_int::try_from(matrix.rows)?)
+                (start, blas_sys::cublasOperation_t::CUBLAS_OP_N, c_int::try_from(matrix.rows.max(columns))?)
             } else {
-                (start, blas_sys::cublasOperation_t::CUBLAS_OP_T, c_int::try_from(matrix.columns)?)
+                (start, blas_sys::cublasOperation_t::CUBLAS_OP_T, c_int::try_from(matrix.columns.max(rows))?)
             })
         };
         let compute = match self.precision {
@@ -249,7 +254,7 @@ impl Backend for Cuda {
             Precision::Bf16 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
         };
         let single = blas_sys::cudaDataType::CUDA_R_32F;
-        let ((a, of_a, lda), (b, of_b, ldb)) = (side(&product.a)?, side(&product.b)?);
+        let ((a, of_a, lda), (b, of_b, ldb)) = (side(&product.a, m, k)?, side(&product.b, k, n)?);
         let out = address(product.out.tensor, &self.stream)? + 4 * product.out.start as u64;
         let (alpha, beta) = (product.factor, if product.add { 1.0f32 } else { 0.0 });
         let handle = self.device.cublas_handle();
@@ -275,7 +280,7 @@ impl Backend for Cuda {
                 (&raw const beta).cast(),
                 out as *mut c_void,
                 single,
-                c_int::try_from(product.out.rows)?,
+                c_int::try_from(product.out.rows.max(n))?,
                 product.out.batch as c_longlong,
                 c_int::try_from(product.count)?,
                 compute,
