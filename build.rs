@@ -1,11 +1,13 @@
-//! Tells the program which commit it is built from, for the provenance of results.
+//! Tells the program which commit it is built from, for the provenance of results; with the feature `cuda`, compiles the
+//! kernels.
 //!
 //! Without git, or from a tarball, it is told nothing, and the build is the same otherwise. It runs again only where
 //! the sources change, never for a commit alone: what is built from changed sources is marked, and stays so until the
 //! next change.
 
 use std::env;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 /// What decides the program's behaviour.
 const SOURCES: [&str; 5] = ["src", "assets", "Cargo.toml", "Cargo.lock", "build.rs"];
@@ -14,7 +16,7 @@ const SOURCES: [&str; 5] = ["src", "assets", "Cargo.toml", "Cargo.lock", "build.
 const LIBRARIES: [&str; 8] =
     ["candle-core", "gemm", "rayon", "polars", "safetensors", "hdf5-pure", "saphyr-parser", "blake3"];
 
-fn main() {
+fn main() -> ExitCode {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={source}");
     }
@@ -30,6 +32,32 @@ fn main() {
         }
         None => println!("cargo:rustc-env=SWEEP_VERSION={version}"),
     }
+    if env::var_os("CARGO_FEATURE_CUDA").is_some()
+        && let Err(error) = kernels()
+    {
+        println!("cargo::error={error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// The GPU's kernels as PTX, which the driver compiles for the GPU at hand. $NVCC names the compiler,
+/// $CUDA_COMPUTE_CAP the oldest GPUs that will do (80 unless said otherwise).
+fn kernels() -> Result<(), String> {
+    for name in ["NVCC", "CUDA_COMPUTE_CAP"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let compiler = env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
+    let oldest = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    let folder = env::var("OUT_DIR").map_err(|error| error.to_string())?;
+    let output = Path::new(&folder).join("kernels.ptx");
+    let mut command = Command::new(&compiler);
+    command.args(["--ptx", "-O3", "-std=c++17", "-arch", &format!("compute_{oldest}"), "-o"]);
+    let status = command.arg(&output).arg("src/ops/gpu/kernels/all.cu").status();
+    let status = status.map_err(|error| {
+        format!("cannot start `{compiler}` ({error}): scripts/build_cuda.sh brings a CUDA compiler along")
+    })?;
+    if status.success() { Ok(()) } else { Err(format!("`{compiler}` could not compile the kernels")) }
 }
 
 /// `name version` of the libraries that results and files depend on, as Cargo.lock has them.

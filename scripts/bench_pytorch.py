@@ -14,7 +14,8 @@ unet-inference       evaluation mode, class probabilities
 diffusion-inference  evaluation mode
 features             3 steps x 3 blocks of the 256-channel model for one slice: up-sample, concatenate, convolve to 30
 
-PyTorch runs eager, in float32, with its defaults; `--channels-last` gives its convolutions that layout. Time is the
+PyTorch runs eager, in float32, with its defaults; `--channels-last` gives its convolutions that layout. On a GPU
+(`--device cuda`; scripts/gpu_check.py calls it so) there are `--precision tf32|bf16` and `--compile` beside. Time is the
 median step, over rounds that alternate. Memory is of the process (VmHWM): `total`, and `above` what it was after the
 imports and before anything was built. Ours are the same two. Needs torch, and the program (`cargo build --release`).
 """
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,9 +58,24 @@ def child(args):
     import torch.nn.functional as F
     from torch import nn
 
+    try:
+        import safetensors.torch  # noqa: F401
+    except ImportError:  # fixtures_nn writes files with it, which nobody asks for here
+        sys.modules["safetensors"] = sys.modules["safetensors.torch"] = types.ModuleType("safetensors.torch")
+        sys.modules["safetensors.torch"].save_file = None
+
     from fixtures_nn import DiffusionUNet, UNet
 
     torch.set_num_threads(args.threads_child)
+    torch.set_default_device(args.device)
+    on_gpu = args.device != "cpu"
+    if on_gpu:
+        exact = args.precision == "f32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
+        torch.backends.cudnn.benchmark = True
+    finish = torch.cuda.synchronize if on_gpu else lambda: None
+    # Steps between two waits for a GPU, as in a training.
+    at_once = 10 if on_gpu else 1
     torch.manual_seed(0)
     # One small product, so that the threads are there.
     torch.ones(256, 256) @ torch.ones(256, 256)
@@ -66,7 +83,8 @@ def child(args):
     batch, side = args.batch, args.size
 
     def layout(net):
-        return net.to(memory_format=torch.channels_last) if args.channels_last else net
+        net = net.to(memory_format=torch.channels_last) if args.channels_last else net
+        return torch.compile(net) if args.compile else net
 
     def dice(logits, target, mask=None, eps=1e-5):
         """SSL4MIS's Dice over the batch, class by class; where `mask` is given, over its pixels alone."""
@@ -232,20 +250,30 @@ def child(args):
         "diffusion-inference": diffusion_inference,
         "features": features,
     }[args.child]
-    nets, step = build()
-    for _ in range(2):
+    nets, plain = build()
+
+    def step():
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+            plain()
+
+    for _ in range(5 if on_gpu else 2):
         step()
+    finish()
     gc.collect()
     times, start = [], time.perf_counter()
     while len(times) < 3 or time.perf_counter() - start < args.seconds:
         one = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - one)
+        for _ in range(at_once):
+            step()
+        finish()
+        times.append((time.perf_counter() - one) / at_once)
     parameters = sum(p.numel() for net in nets for p in net.parameters())
     found = {
         "median": statistics.median(times), "min": min(times), "steps": len(times), "parameters": parameters,
         "memory_before": before, "memory_peak": memory("VmHWM"),
     }
+    if on_gpu:
+        found["gpu_peak"] = torch.cuda.max_memory_allocated()
     print(json.dumps(found))
 
 
@@ -315,6 +343,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round")
     parser.add_argument("--channels-last", action="store_true", help="PyTorch's convolutions in that layout")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="f32", choices=("f32", "tf32", "bf16"), help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)

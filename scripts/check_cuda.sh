@@ -21,7 +21,7 @@ done
 case "$mode" in
   object) echo | cc -w -x c -c -o "$output" - ;;
   library) shift 3; rm -f "$output"; ar crs "$output" "$@" ;;
-  ptx) : > "$folder/$(basename "$source" .cu).ptx" ;;
+  ptx) : > "${output:-$folder/$(basename "$source" .cu).ptx}" ;;
   version) printf 'a\nb\nc\nCuda compilation tools, release 13.0, V13.0.88\n' ;;
   *) echo "stand-in for nvcc: cannot $*" >&2; exit 1 ;;
 esac

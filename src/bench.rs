@@ -2,6 +2,8 @@
 //! `scripts/bench_pytorch.py`, and their counts are those of [`crate::cost`].
 
 mod cases;
+pub mod check;
+pub mod follow;
 pub mod machine;
 
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Work;
+use crate::ops::Place;
 use machine::Memory;
 
 /// A step that can be timed.
@@ -150,8 +153,11 @@ pub fn case(name: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.name == name)
 }
 
-/// Builds `case` for `batch` images of `size`² and times its steps on the threads of the current pool. To be run in a
-/// process of its own: memory is that of the process.
+/// Steps on a GPU between two waits for it: it works them off while the next ones are started, as in a training.
+const AT_ONCE: usize = 10;
+
+/// Builds `case` for `batch` images of `size`² in the thread's [`Place`] and times its steps on the threads of the current
+/// pool. To be run in a process of its own: memory is that of the process.
 pub fn measure(case: &Case, batch: usize, size: usize, length: Length) -> Result<Measured> {
     let threads = rayon::current_num_threads();
     // Threads that have not started yet would count as memory of the case.
@@ -160,14 +166,19 @@ pub fn measure(case: &Case, batch: usize, size: usize, length: Length) -> Result
     let built = (case.build)(batch, size);
     let Prepared { mut step, repeats, work, parameters, memory } =
         built.with_context(|| format!("build `{}` with batch {batch} and size {size}", case.name))?;
+    let place = Place::current();
+    let at_once = if place.is_gpu() { AT_ONCE } else { 1 };
     for _ in 0..2 {
         step()?;
     }
+    place.synchronize()?;
+    let repeats = repeats * at_once;
     let mut times = Vec::new();
     let start = Instant::now();
     while times.len() < length.least || (start.elapsed() < length.time && times.len() < length.most) {
         let one = Instant::now();
-        step()?;
+        (0..at_once).try_for_each(|_| step())?;
+        place.synchronize()?;
         times.push(one.elapsed().as_secs_f64() / repeats as f64);
     }
     let after = Memory::now();

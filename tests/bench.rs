@@ -55,6 +55,7 @@ fn json_has_the_case_its_counts_and_the_floors() {
     let expected = json!({
         "program": env!("CARGO_PKG_VERSION"),
         "device": "cpu",
+        "precision": "f32",
         "threads": 1,
         "instructions": null,
         "rates": { "flops": null, "bytes": "measured" },
@@ -95,14 +96,17 @@ fn the_table_has_a_row_for_each_size_and_says_what_the_rates_are() {
 
 #[test]
 fn what_cannot_be_measured_is_refused_with_the_remedy() {
-    let refused: [(&[&str], &[&str]); 8] = [
+    let refused: [(&[&str], &[&str]); 10] = [
         (&["unte"], &["unte", "a similar value exists: 'unet'"]),
         (&["--batch", "4"], &["name it", "--help"]),
         (&["unet", "--size", "100"], &["--size 100", "multiple of 32"]),
         (&["unet", "--size", "16"], &["16 is not in 32..=4096"]),
         (&["unet", "--batch", "0"], &["0 is not in 1..=4096"]),
-        (&["unet", "--device", "cuda"], &["cuda", "CPU", "leave --device out"]),
-        (&["unet", "--device", "tpu"], &["tpu", "cpu, cuda"]),
+        // Also where there are GPUs: never so many.
+        (&["unet", "--device", "cuda:99"], &["cuda:99", "--device cpu"]),
+        (&["unet", "--device", "tpu"], &["tpu", "`cpu`, `cuda`"]),
+        (&["unet", "--precision", "bf16"], &["bf16", "leave --precision out"]),
+        (&["--check"], &["--check", "--device cuda"]),
         (&["augment", "--batch", "2"], &["one sample at a time", "`batch`"]),
     ];
     for (args, words) in refused {

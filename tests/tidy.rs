@@ -18,7 +18,7 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     ("cost", &["diffusion", "methods", "stage"]),
     ("data", &["ops", "spec", "store"]),
     ("diffusion", &["nn", "ops"]),
-    ("exec", &["plan", "spec", "stage", "store"]),
+    ("exec", &["ops", "plan", "spec", "stage", "store"]),
     (
         "interop",
         &["data", "diffusion", "methods", "metrics", "nn", "ops", "stage", "stats", "store", "train"],

@@ -17,14 +17,14 @@ use crate::methods::batch::{Batch, FeatureMaps, StrongViews, View};
 use crate::methods::{self, CLASSES, Step};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{AdamW, Mode, Sgd, Tape, Var, ema, softmax_eval};
+use crate::ops::{AdamW, Mode, Place, Sgd, Tape, Var, ema, softmax_eval};
 use crate::rng::stream;
 use crate::spec::settings::{Method, Preset, Settings};
 use crate::train::features::FeatureSource;
 use crate::train::sampler::Sampler;
 
 /// The paper's settings at `size`, the diffusion model that of `preset`.
-fn settings(preset: Preset, batch: usize, size: usize) -> Settings {
+pub(super) fn settings(preset: Preset, batch: usize, size: usize) -> Settings {
     let mut settings = Settings::preset(Preset::Paper, Method::Mcsd);
     settings.diffusion = Settings::preset(preset, Method::Mcsd).diffusion;
     settings.diffusion.batch = batch;
@@ -36,14 +36,14 @@ fn settings(preset: Preset, batch: usize, size: usize) -> Settings {
 fn numbers(name: &str, shape: &[usize]) -> Result<Tensor> {
     let mut rng = stream(0, name, 0);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random()).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    Place::current().put(&Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 /// Numbers below `end`.
 fn labels(name: &str, shape: (usize, usize, usize), end: u8) -> Result<Tensor> {
     let mut rng = stream(0, name, 0);
     let values: Vec<u8> = (0..shape.0 * shape.1 * shape.2).map(|_| rng.random_range(0..end)).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    Place::current().put(&Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 fn unet(settings: &Settings) -> Result<(UNet, Params)> {
@@ -95,7 +95,7 @@ pub(super) fn unet_inference(batch: usize, size: usize) -> Result<Prepared> {
 }
 
 /// Shapes of the maps that `settings` read.
-fn shapes(settings: &Settings) -> Result<Vec<BlockShape>> {
+pub(super) fn shapes(settings: &Settings) -> Result<Vec<BlockShape>> {
     let blocks = chosen_blocks(&settings.diffusion, settings.size, &settings.blocks)?;
     Ok(map_shapes(settings.timesteps.len(), &blocks))
 }
@@ -112,27 +112,34 @@ fn view(settings: &Settings, shapes: &[BlockShape], name: &str) -> Result<View> 
     let mut rng = stream(0, name, 1);
     let grids: Vec<f32> =
         (0..batch).flat_map(|_| Geometry::draw(&mut rng, &settings.augment).grid(216, 256, size)).collect();
-    let grid = Some(Tensor::from_vec(grids, (batch, size, size, 2), &Device::Cpu)?);
+    let grid = Tensor::from_vec(grids, (batch, size, size, 2), &Device::Cpu)?;
+    let grid = Some(Place::current().put(&grid)?);
     let features = Some(FeatureMaps { maps: maps(shapes, batch)?, grid });
     Ok(View { image: numbers(name, &[batch, 1, size, size])?, features })
+}
+
+/// A batch of random numbers for MCSD.
+pub(super) fn mcsd_batch(settings: &Settings, shapes: &[BlockShape]) -> Result<Batch> {
+    let (batch, size) = (settings.train.batch, settings.size);
+    let image = |name| numbers(name, &[batch, 1, size, size]);
+    let pasted = |name| labels(name, (batch, size, size), 2);
+    Ok(Batch {
+        labelled: view(settings, shapes, "labelled")?,
+        target: labels("target", (batch, size, size), CLASSES as u8)?,
+        unlabelled: Some(view(settings, shapes, "unlabelled")?),
+        strong: Some(StrongViews {
+            images: [image("first")?, image("second")?],
+            pasted: [pasted("first")?, pasted("second")?],
+            partner: image("partner")?,
+        }),
+    })
 }
 
 pub(super) fn mcsd_step(batch: usize, size: usize) -> Result<Prepared> {
     let settings = settings(Preset::Lite, batch, size);
     let shapes = shapes(&settings)?;
     let method = methods::build(&settings, &shapes)?;
-    let image = |name| numbers(name, &[batch, 1, size, size]);
-    let pasted = |name| labels(name, (batch, size, size), 2);
-    let data = Batch {
-        labelled: view(&settings, &shapes, "labelled")?,
-        target: labels("target", (batch, size, size), CLASSES as u8)?,
-        unlabelled: Some(view(&settings, &shapes, "unlabelled")?),
-        strong: Some(StrongViews {
-            images: [image("first")?, image("second")?],
-            pasted: [pasted("first")?, pasted("second")?],
-            partner: image("partner")?,
-        }),
-    };
+    let data = mcsd_batch(&settings, &shapes)?;
     let mut sgd = Sgd::new(settings.train.momentum, settings.train.weight_decay);
     let (work, memory) = (cost::train_step(&settings), cost::train_step_memory(&settings));
     let parameters = method.params().count();

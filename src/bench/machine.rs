@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::{Mode, Place, Precision, Tape};
+
 /// Measured rates of the machine with the threads of the current pool.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
@@ -39,6 +41,40 @@ impl Rates {
             Ok(())
         })?;
         Ok(Self { flops: 2.0 * (SIDE as f64).powi(3) / product, bytes: 2.0 * COPIED as f64 / copy })
+    }
+}
+
+impl Rates {
+    /// The same of the thread's place, a GPU, the product in this precision; without what starting the work costs.
+    ///
+    /// # Errors
+    /// Of the GPU.
+    pub fn of_gpu(precision: Precision) -> Result<Self> {
+        const SIDE: usize = 8192;
+        const REPEATS: usize = 8;
+        let place = Place::current();
+        let tape = Tape::new(Mode::Eval, 0);
+        let ones = |rows: usize| place.put(&Tensor::ones((rows, SIDE), DType::F32, &Device::Cpu)?);
+        let (a, large) = (tape.constant(&ones(SIDE)?), ones(2 * SIDE)?);
+        let repeated = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
+            work()?;
+            place.synchronize()?;
+            let seconds = fastest(|| {
+                (0..REPEATS).try_for_each(|_| work())?;
+                place.synchronize()
+            })?;
+            Ok(seconds / REPEATS as f64)
+        };
+        let product = match precision {
+            Precision::Bf16 => {
+                let half = a.value().to_dtype(DType::BF16)?;
+                repeated(&|| half.matmul(&half).map(drop).map_err(Into::into))?
+            }
+            Precision::F32 | Precision::Tf32 => repeated(&|| tape.linear(&a, &a, None).map(drop))?,
+        };
+        let copy = repeated(&|| large.copy().map(drop).map_err(Into::into))?;
+        let bytes = 2.0 * 4.0 * large.elem_count() as f64;
+        Ok(Self { flops: 2.0 * (SIDE as f64).powi(3) / product, bytes: bytes / copy })
     }
 }
 

@@ -1,5 +1,7 @@
 //! `sweep bench [CASE]`.
 
+mod check;
+
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,7 +14,8 @@ use super::table::table;
 use super::{Ending, OrBadInput as _, say, tell};
 use crate::bench::machine::Rates;
 use crate::bench::{self, CASES, Length, Measured};
-use crate::ops::simd;
+use crate::exec::Device;
+use crate::ops::{Precision, simd};
 
 /// Time whole steps on this machine and set them beside what their operations and bytes would take
 ///
@@ -35,8 +38,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = ["cpu", "cuda"])]
-    device: String,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+    /// How exactly a GPU computes convolutions and matrix products: f32, tf32 or bf16
+    #[arg(long, value_name = "KIND", default_value = "f32")]
+    precision: Precision,
+    /// Compare every op and short trainings of the GPU with the processor, for about --seconds
+    #[arg(long, conflicts_with_all = ["case", "batch", "size"])]
+    check: bool,
     /// Seconds that each case is timed
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
@@ -61,6 +70,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     if args.child {
         return child(args);
     }
+    if args.check {
+        // Never less than the ops and one training.
+        return check::run(args.device, args.precision, Duration::from_secs_f64(args.seconds), args.json);
+    }
     if let Some(threads) = args.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().context("start the threads")?;
@@ -75,17 +88,22 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
             found.push(in_process(case.name, batch, size, args)?);
         }
     }
-    let rates = Rates::measure()?;
-    let text = if args.json { object(&rates, &found).to_string() } else { text(&rates, &found) };
+    let rates = rates(args)?;
+    let text = if args.json { object(args, &rates, &found).to_string() } else { text(args, &rates, &found) };
     say(&text)?;
     Ok(Ending::Done)
 }
 
 fn check(args: &Args) -> Result<()> {
+    args.device.check()?;
     ensure!(
-        args.device == "cpu",
-        "--device {}: this version computes on the CPU alone; leave --device out",
-        args.device
+        args.device != Device::Cpu || !args.check,
+        "--check compares a GPU with the processor: name one (`--device cuda`)"
+    );
+    ensure!(
+        args.device != Device::Cpu || args.precision == Precision::F32,
+        "--precision {}: the processor computes in f32; leave --precision out",
+        args.precision
     );
     ensure!(
         args.size.is_none_or(|size| size.is_multiple_of(32)),
@@ -126,6 +144,7 @@ fn in_process(name: &str, batch: usize, size: usize, args: &Args) -> Result<Meas
     command.args(["bench", name, "--child"]);
     command.args(["--batch", &batch.to_string(), "--size", &size.to_string()]);
     command.args(["--seconds", &args.seconds.to_string()]);
+    command.args(["--device", &args.device.to_string(), "--precision", &args.precision.to_string()]);
     command.env("RAYON_NUM_THREADS", rayon::current_num_threads().to_string());
     let output = command.stderr(Stdio::inherit()).output().context("start the measuring process")?;
     if !output.status.success() {
@@ -140,16 +159,25 @@ fn child(args: &Args) -> Result<Ending> {
     };
     let case = bench::case(name).with_context(|| format!("there is no case `{name}`"))?;
     let length = Length { time: Duration::from_secs_f64(args.seconds), least: 3, most: 10_000 };
-    let measured = bench::measure(case, batch as usize, size as usize, length)?;
+    let place = args.device.open_at(args.precision)?;
+    let measured = place.run(|| bench::measure(case, batch as usize, size as usize, length))?;
     say(&serde_json::to_string(&measured)?)?;
     Ok(Ending::Done)
+}
+
+/// What the device can do at best.
+fn rates(args: &Args) -> Result<Rates> {
+    match args.device {
+        Device::Cpu => Rates::measure(),
+        Device::Cuda(_) => args.device.open_at(args.precision)?.run(|| Rates::of_gpu(args.precision)),
+    }
 }
 
 fn floors(rates: &Rates, one: &Measured) -> (f64, f64) {
     (one.flops / rates.flops, one.bytes / rates.bytes)
 }
 
-fn object(rates: &Rates, found: &[Measured]) -> Value {
+fn object(args: &Args, rates: &Rates, found: &[Measured]) -> Value {
     let cases = found.iter().map(|one| {
         let mut object = json!(one);
         let (compute, memory) = floors(rates, one);
@@ -161,7 +189,8 @@ fn object(rates: &Rates, found: &[Measured]) -> Value {
     });
     json!({
         "program": env!("CARGO_PKG_VERSION"),
-        "device": "cpu",
+        "device": args.device.to_string(),
+        "precision": args.precision.to_string(),
         "threads": rayon::current_num_threads(),
         "instructions": instructions(),
         "rates": rates,
@@ -177,19 +206,22 @@ fn instructions() -> &'static str {
     }
 }
 
-fn text(rates: &Rates, found: &[Measured]) -> String {
+fn text(args: &Args, rates: &Rates, found: &[Measured]) -> String {
     let rows: Vec<Vec<String>> = found.iter().map(|one| row(rates, one)).collect();
     let head = [
         "case", "batch", "size", "median", "min", "spread", "GFLOP", "GFLOP/s", "GB", "floor", "memory",
         "expected",
     ];
     let threads = rayon::current_num_threads();
+    let on = match args.device {
+        Device::Cpu => instructions().to_owned(),
+        device @ Device::Cuda(_) => format!("{device} in {}", args.precision),
+    };
     format!(
-        "{}\n\n{threads} thread{}, {}; a matrix product runs at {:.0} GFLOP/s, a copy at {:.1} GB/s.\n\
+        "{}\n\n{threads} thread{}, {on}; a matrix product runs at {:.0} GFLOP/s, a copy at {:.1} GB/s.\n\
          Floor: the larger of GFLOP and GB at these rates. Memory: of the process at the peak, beyond its start.",
         table(&head, &rows, 0),
         if threads == 1 { "" } else { "s" },
-        instructions(),
         rates.flops / 1e9,
         rates.bytes / 1e9
     )
@@ -250,6 +282,13 @@ mod tests {
         }
     }
 
+    /// The command alone.
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
     #[test]
     fn a_row_has_the_floor_that_binds() {
         let rates = Rates { flops: 2e11, bytes: 2e10 };
@@ -264,7 +303,8 @@ mod tests {
 
     #[test]
     fn the_object_has_what_the_table_has() {
-        let object = object(&Rates { flops: 1e11, bytes: 1e10 }, &[measured()]);
+        let args = <Line as clap::Parser>::parse_from(["bench"]).args;
+        let object = object(&args, &Rates { flops: 1e11, bytes: 1e10 }, &[measured()]);
         let case = &object["cases"][0];
         assert_eq!((case["floor_compute"].as_f64(), case["floor_memory"].as_f64()), (Some(0.7), Some(0.6)));
         assert_eq!((case["memory"].as_u64(), case["gflops"].as_f64()), (Some(440_000_000), Some(140.0)));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::lookup::StoreArgs;
 use super::table::bytes;
 use super::{Ending, count, say};
+use crate::ops::gpus;
 use crate::ops::simd::{self, Level};
 use crate::results::index::{self, Index};
 use crate::stage::StageKind;
@@ -157,13 +158,20 @@ fn memory() -> Option<Check> {
     })
 }
 
-/// An NVIDIA GPU and its driver.
+/// What stages can compute on.
 fn accelerator() -> Check {
-    match driver() {
-        Some(driver) => {
-            Check::fine("devices", format!("cpu; there is a GPU, which stages do not use yet ({driver})"))
+    match (gpus(), driver()) {
+        (Ok(found), driver) => {
+            let all: Vec<String> =
+                found.iter().enumerate().map(|(number, name)| format!("cuda:{number} ({name})")).collect();
+            let driver = driver.map_or_else(String::new, |driver| format!("; {driver}"));
+            Check::fine("devices", format!("cpu, {}{driver}", all.join(", ")))
         }
-        None => Check::fine("devices", "cpu"),
+        // A GPU that lies idle is worth a word; a machine without one is as it should be.
+        (Err(error), Some(driver)) => {
+            Check::warning("devices", format!("cpu; there is a GPU ({driver})"), format!("{error:#}"))
+        }
+        (Err(_), None) => Check::fine("devices", "cpu"),
     }
 }
 

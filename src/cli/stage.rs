@@ -16,7 +16,7 @@ use super::{Ending, seconds, tell};
 use crate::exec::slurm::{Element, LATE, never_began};
 use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
 use crate::ops::affinity;
-use crate::stage::CHECKPOINT_EVERY;
+use crate::stage::{CHECKPOINT_EVERY, Context, StageSpec};
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
 
@@ -79,7 +79,7 @@ fn work(args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
     let (give, orders) = mpsc::channel();
     listen(&stop, &give)?;
-    args.device.check()?;
+    args.device.open()?;
     if !args.cores.is_empty() {
         affinity::pin(&args.cores)
             .with_context(|| format!("cannot hold the threads to the cores {:?}", args.cores))?;
@@ -123,7 +123,10 @@ fn obey(
         None => write(&Word::Line(line)),
     };
     let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
-    let mut worker = Worker::new(store, &crate::stage::run, &emit, stop, every);
+    // Stages compute in this thread, which has opened the device.
+    let device = args.device;
+    let run = move |jobs: &[(StageSpec, Context<'_>)]| device.open()?.run(|| crate::stage::run(jobs));
+    let mut worker = Worker::new(store, &run, &emit, stop, every);
     if let Some(element) = element {
         worker = worker.in_job(element.queued().clone(), LATE);
     }

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 use super::schedule::{Schedule, normal, to_range};
 use super::unet::DiffusionUNet;
-use crate::ops::{Mode, Tape};
+use crate::ops::{Mode, Place, Tape};
 use crate::rng;
 
 /// Reads features off a trained network. The one seeded noise map is shared by all images and steps.
@@ -21,7 +21,7 @@ impl<'a> Extractor<'a> {
     /// An extractor for images of `side`², with `net` holding the averaged (EMA) weights.
     pub fn new(net: &'a DiffusionUNet, side: usize, noise_seed: u64) -> Result<Self> {
         let noise = normal(&mut rng::stream(noise_seed, "feature noise", 0), &[1, 1, side, side])?;
-        Ok(Self { net, schedule: Schedule::default(), noise })
+        Ok(Self { net, schedule: Schedule::default(), noise: Place::current().put(&noise)? })
     }
 
     /// The maps of `images [B, 1, S, S]` in `[0, 1]` at diffusion step `t`: for each of `blocks` a tensor
@@ -34,6 +34,7 @@ impl<'a> Extractor<'a> {
             self.noise.dims(),
             images.dims()
         );
+        let images = &Place::current().put(images)?;
         let steps = vec![t; batch];
         let x =
             self.schedule.q_sample(&to_range(images, self.net.settings().pixels)?, &steps, &self.noise)?;

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 use super::schedule::{STEPS, Schedule, from_range, normal};
 use super::unet::DiffusionUNet;
-use crate::ops::{Mode, Tape};
+use crate::ops::{Mode, Place, Tape};
 use crate::rng;
 use crate::spec::settings::PixelRange;
 
@@ -33,7 +33,8 @@ pub fn ddim(
     let Sampling { count, side, steps, seed } = sampling;
     ensure!((1..=STEPS).contains(&steps), "{steps} sampling steps, needs 1 to {STEPS}");
     ensure!(count > 0, "no image to sample");
-    let mut x = normal(&mut rng::stream(seed, "ddim", 0), &[count, 1, side, side])?;
+    let x = normal(&mut rng::stream(seed, "ddim", 0), &[count, 1, side, side])?;
+    let mut x = Place::current().put(&x)?;
     let (times, pixels) = (times(steps), net.settings().pixels);
     for (done, t) in times.iter().enumerate() {
         let tape = Tape::new(Mode::Eval, 0);

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 
 use super::unet::DiffusionUNet;
-use crate::ops::{Tape, Var};
+use crate::ops::{Place, Tape, Var};
 use crate::spec::settings::PixelRange;
 
 /// Steps T; a step is a number in 0..T.
@@ -48,7 +48,7 @@ impl Schedule {
         let each = t.iter().map(|t| self.alpha_bar(*t)).collect::<Result<Vec<_>>>()?;
         let coefficient = |f: fn(f64) -> f64| {
             let values: Vec<f32> = each.iter().map(|alpha_bar| f(*alpha_bar) as f32).collect();
-            Tensor::from_vec(values, (batch, 1, 1, 1), &Device::Cpu)
+            Tensor::from_vec(values, (batch, 1, 1, 1), &Device::Cpu)?.to_device(x.device())
         };
         let signal = x.broadcast_mul(&coefficient(f64::sqrt)?)?;
         let noise = noise.broadcast_mul(&coefficient(|alpha_bar| (1.0 - alpha_bar).sqrt())?)?;
@@ -108,6 +108,8 @@ pub fn training_loss(
     noise: &Tensor,
 ) -> Result<DiffusionLoss> {
     ensure!(images.dims() == noise.dims(), "noise {:?} for images {:?}", noise.dims(), images.dims());
+    let place = Place::current();
+    let (images, noise) = (&place.put(images)?, &place.put(noise)?);
     let x = schedule.q_sample(&to_range(images, net.settings().pixels)?, t, noise)?;
     let predicted = net.forward(tape, &tape.constant(&x), t)?;
     let per_sample = squared_errors(predicted.value(), noise)?;
@@ -116,6 +118,10 @@ pub fn training_loss(
 
 /// The mean squared difference of each sample.
 fn squared_errors(a: &Tensor, b: &Tensor) -> Result<Vec<f32>> {
+    if !a.device().is_cpu() {
+        // A few numbers are read from a GPU, not all.
+        return Ok((a - b)?.sqr()?.flatten_from(1)?.mean(1)?.to_vec1()?);
+    }
     let (a, b) = (a.flatten_from(1)?.to_vec2::<f32>()?, b.flatten_from(1)?.to_vec2::<f32>()?);
     let error = |(a, b): (&Vec<f32>, &Vec<f32>)| {
         let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();

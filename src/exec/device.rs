@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+
+use crate::ops::{Place, Precision, gpus};
 
 /// A device that a process computes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +80,10 @@ impl Devices {
     /// Where one is not: names it and the remedy.
     pub fn resolve(&self) -> Result<Vec<Device>> {
         match self {
-            Self::Auto => Ok(vec![Device::Cpu]), // the training ops run on the processor alone as yet
+            Self::Auto => Ok(match gpus() {
+                Ok(found) => (0..found.len()).map(Device::Cuda).collect(),
+                Err(_) => vec![Device::Cpu],
+            }),
             Self::Listed(devices) => {
                 devices.iter().try_for_each(|device| device.check())?;
                 ensure!(!devices.is_empty(), "no device is named");
@@ -96,12 +101,35 @@ impl Device {
     pub fn check(self) -> Result<()> {
         match self {
             Self::Cpu => Ok(()),
-            // Also where this program is built with CUDA: the kernels are not there yet.
-            Self::Cuda(_) => {
-                bail!(
-                    "{self} cannot be used: stages compute on the processor alone as yet; say `--device cpu`"
-                )
+            Self::Cuda(number) => {
+                let found = gpus().with_context(|| format!("{self} cannot be used; say `--device cpu`"))?;
+                ensure!(
+                    number < found.len(),
+                    "{self} is not there: this machine has {} (cuda:0 is the first); say `--device cpu`",
+                    found.len()
+                );
+                Ok(())
             }
+        }
+    }
+
+    /// The device, opened for the calling thread; a second time it is found open.
+    ///
+    /// # Errors
+    /// Where it cannot be used; with the remedy.
+    pub fn open(self) -> Result<Place> {
+        self.open_at(Precision::F32)
+    }
+
+    /// The same with convolutions and products in this precision, where it is a GPU.
+    ///
+    /// # Errors
+    /// Where it cannot be used; with the remedy.
+    pub fn open_at(self, precision: Precision) -> Result<Place> {
+        self.check()?;
+        match self {
+            Self::Cpu => Ok(Place::cpu()),
+            Self::Cuda(number) => Place::cuda(number, precision),
         }
     }
 }
@@ -124,8 +152,11 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_used_is_refused_with_a_remedy() {
-        assert_eq!(Devices::Auto.resolve().unwrap(), [Device::Cpu]);
-        let error = "cuda:1".parse::<Devices>().unwrap().resolve().unwrap_err().to_string();
-        assert!(error.contains("cuda:1") && error.contains("--device cpu"), "{error}");
+        let gpus = gpus().map_or(0, |found| found.len());
+        let best = if gpus == 0 { Device::Cpu } else { Device::Cuda(0) };
+        assert_eq!(Devices::Auto.resolve().unwrap()[0], best);
+        let none = format!("cuda:{gpus}");
+        let error = none.parse::<Devices>().unwrap().resolve().unwrap_err().to_string();
+        assert!(error.contains(&none) && error.contains("--device cpu"), "{error}");
     }
 }

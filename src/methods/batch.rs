@@ -1,6 +1,9 @@
 //! What one training step sees.
 
+use anyhow::Result;
 use candle_core::Tensor;
+
+use crate::ops::Place;
 
 /// Images as a network sees them.
 pub struct View {
@@ -29,6 +32,43 @@ pub struct Batch {
     pub unlabelled: Option<View>,
     /// Strong views of the unlabelled images.
     pub strong: Option<StrongViews>,
+}
+
+impl View {
+    fn put(&self, place: &Place) -> Result<Self> {
+        let maps = |maps: &FeatureMaps| -> Result<FeatureMaps> {
+            Ok(FeatureMaps {
+                maps: maps.maps.iter().map(|map| place.put(map)).collect::<Result<_>>()?,
+                grid: maps.grid.as_ref().map(|grid| place.put(grid)).transpose()?,
+            })
+        };
+        Ok(Self { image: place.put(&self.image)?, features: self.features.as_ref().map(maps).transpose()? })
+    }
+}
+
+impl Batch {
+    /// The same in `place`.
+    ///
+    /// # Errors
+    /// Where it cannot be moved.
+    pub fn put(&self, place: &Place) -> Result<Self> {
+        let strong = |views: &StrongViews| -> Result<StrongViews> {
+            let two = |pair: &[Tensor; 2]| -> Result<[Tensor; 2]> {
+                Ok([place.put(&pair[0])?, place.put(&pair[1])?])
+            };
+            Ok(StrongViews {
+                images: two(&views.images)?,
+                pasted: two(&views.pasted)?,
+                partner: place.put(&views.partner)?,
+            })
+        };
+        Ok(Self {
+            labelled: self.labelled.put(place)?,
+            target: place.put(&self.target)?,
+            unlabelled: self.unlabelled.as_ref().map(|view| view.put(place)).transpose()?,
+            strong: self.strong.as_ref().map(strong).transpose()?,
+        })
+    }
 }
 
 /// Two strongly augmented, CutMixed views of the unlabelled images.

@@ -49,7 +49,7 @@ impl Mask {
 
     /// M·a + (1 − M)·b of images `[B, 1, S, S]`.
     fn paste(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        Ok(self.stays.unsqueeze(1)?.where_cond(a, b)?)
+        Ok(self.stays.to_device(a.device())?.unsqueeze(1)?.where_cond(a, b)?)
     }
 }
 

@@ -10,7 +10,7 @@ use super::batch::{Batch, FeatureMaps, View};
 use super::per_image::PerImage;
 use super::pseudo::{Pseudo, mean_of};
 use super::unimatch::{perturbed, strong};
-use super::{CLASSES, Joint, Losses, Method, Step, eval, scalar, supervised_loss, unet};
+use super::{CLASSES, Figure, Joint, Losses, Method, Step, eval, figure, supervised_loss, unet};
 use crate::diffusion::reduction::Reduction;
 use crate::diffusion::unet::BlockShape;
 use crate::nn::params::{Builder, Params};
@@ -215,7 +215,7 @@ pub(crate) fn step_loss(
     pasted: Option<&[Tensor; 2]>,
 ) -> Result<Losses> {
     let supervised = supervised_loss(tape, &out.f_labelled, target, config.loss)?;
-    let mut parts = vec![("supervised", scalar(&supervised)?)];
+    let mut parts = vec![("supervised", figure(&supervised)?)];
     let Some(f_weak) = &out.f_weak else {
         return Ok(Losses { total: supervised, parts });
     };
@@ -232,17 +232,17 @@ pub(crate) fn step_loss(
 
     if let (Some(strong), Some(partner), Some(pasted)) = (&out.f_strong, &out.f_partner, pasted) {
         let partner = Pseudo::of(partner)?;
-        let mut image = 0.0;
+        let mut image = Figure::default();
         for (logits, pasted) in strong.iter().zip(pasted) {
             let loss = of_f.cut_mix(&partner, pasted)?.dice(tape, logits, config.tau)?;
-            image += 0.5 * scalar(&loss)?;
+            image = image + 0.5 * figure(&loss)?;
             terms.push((0.5 * 0.5 * 0.5, loss));
         }
         parts.push(("image_consistency", image));
     }
     if let Some(perturbed) = &out.f_perturbed {
         let loss = of_f.dice(tape, perturbed, config.tau)?;
-        parts.push(("feature_perturbation", scalar(&loss)?));
+        parts.push(("feature_perturbation", figure(&loss)?));
         terms.push((0.5 * 0.5, loss));
     }
     if let Some([g_labelled, g_weak]) = &out.g {
@@ -253,11 +253,11 @@ pub(crate) fn step_loss(
             FeatureLoss::Fused => Some(of_f.dice(tape, f_weak, config.tau)?),
         };
         let g_supervised = supervised_loss(tape, g_labelled, target, config.loss)?;
-        parts.push(("feature_supervised", scalar(&g_supervised)?));
-        let mut feature = 0.5 * scalar(&guided)?;
+        parts.push(("feature_supervised", figure(&g_supervised)?));
+        let mut feature = 0.5 * figure(&guided)?;
         terms.push((0.5 * 0.5 * 0.5, guided));
         if let Some(back) = back {
-            feature += 0.5 * scalar(&back)?;
+            feature = feature + 0.5 * figure(&back)?;
             terms.push((0.5 * 0.5 * 0.5, back));
         }
         parts.push(("feature_consistency", feature));

@@ -16,6 +16,7 @@ pub mod unimatch;
 pub mod mcsd;
 mod average;
 mod components;
+mod figure;
 mod per_image;
 mod pseudo;
 mod ramp;
@@ -34,6 +35,7 @@ use crate::ops::{Mode, Tape, Var};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{Method as Name, Settings, SupervisedLoss, TestStream};
 use batch::{Batch, View};
+pub use figure::Figure;
 
 /// Classes of every data set so far: background, right ventricle, myocardium, left ventricle.
 pub const CLASSES: usize = 4;
@@ -86,7 +88,7 @@ pub struct Losses {
     /// What is minimised: a scalar on the tape.
     pub total: Var,
     /// Its parts and what else is worth a curve, by name.
-    pub parts: Vec<(&'static str, f64)>,
+    pub parts: Vec<(&'static str, Figure)>,
 }
 
 /// What a method's batches must hold beside labelled images.
@@ -164,6 +166,11 @@ pub(crate) fn supervised_loss(
     }
 }
 
+/// The number in a scalar, to be read later.
+pub(crate) fn figure(value: &Var) -> Result<Figure> {
+    Figure::of(value.value())
+}
+
 /// The number in a scalar.
 pub(crate) fn scalar(value: &Var) -> Result<f64> {
     Ok(f64::from(value.value().flatten_all()?.to_vec1::<f32>()?[0]))
@@ -188,7 +195,7 @@ fn teach(net: &UNet, image: &Tensor, seed: u64) -> Result<Tensor> {
 
 /// `image` with clipped normal noise of the stream (seed, purpose, index).
 fn noisy(image: &Tensor, seed: u64, purpose: &str, index: u64) -> Result<Tensor> {
-    let noise = normal(&mut stream(seed, purpose, index), image.dims())?;
+    let noise = normal(&mut stream(seed, purpose, index), image.dims())?.to_device(image.device())?;
     let (deviation, cut) = NOISE;
     Ok((image + (noise * deviation)?.clamp(-cut, cut)?)?)
 }
@@ -219,6 +226,6 @@ fn unlabelled(batch: &Batch) -> Result<&Tensor> {
 
 /// `total` as the loss, with the value of each of `parts` beside it.
 fn losses(total: Var, parts: &[(&'static str, &Var)]) -> Result<Losses> {
-    let parts = parts.iter().map(|(name, part)| Ok((*name, scalar(part)?))).collect::<Result<_>>()?;
+    let parts = parts.iter().map(|(name, part)| Ok((*name, figure(part)?))).collect::<Result<_>>()?;
     Ok(Losses { total, parts })
 }

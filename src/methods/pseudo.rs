@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 
-use super::DICE_EPS;
+use super::{DICE_EPS, Figure};
 use crate::ops::{Tape, Var, softmax_confidence, softmax_eval};
 
 /// Pseudo-labels: class (u8) and confidence (f32) of each pixel, `[B, S, S]` each.
@@ -48,6 +48,6 @@ impl Pseudo {
 }
 
 /// The share of 1 in a mask.
-pub(crate) fn mean_of(mask: &Tensor) -> Result<f64> {
-    Ok(f64::from(mask.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?))
+pub(crate) fn mean_of(mask: &Tensor) -> Result<Figure> {
+    Figure::of(&mask.to_dtype(DType::F32)?.mean_all()?)
 }

@@ -116,7 +116,7 @@ impl Method for ScSsl {
         let chosen = choose(goal.value(), self.seed, step)?;
         if !chosen.classes.is_empty() {
             let contrast = self.contrast(tape, &learnt, &chosen, joint.labelled)?;
-            losses.parts.push(("contrast", super::scalar(&contrast)?));
+            losses.parts.push(("contrast", super::figure(&contrast)?));
             losses.total = tape.weighted_sum(&[(1.0, &losses.total), (CONTRAST, &contrast)])?;
         }
         Ok(losses)

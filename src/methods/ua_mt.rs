@@ -83,6 +83,6 @@ pub(super) fn certain(mean: &Tensor, step: Step) -> Result<Tensor> {
 
 /// Σ m·(p_s − p_t)²/(2Σm + 1e-16), m of a pixel counted once in the denominator for all classes.
 pub(super) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor, sure: &Tensor) -> Result<Var> {
-    let count = mean_of(sure)? * sure.elem_count() as f64;
+    let count = mean_of(sure)?.read()? * sure.elem_count() as f64;
     tape.squares(&tape.softmax(logits)?, taught, Some(sure), 1.0 / (2.0 * count.round() + 1e-16))
 }

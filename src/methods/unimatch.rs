@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::batch::{Batch, StrongViews, View};
 use super::pseudo::{Pseudo, mean_of};
-use super::{Joint, Losses, Method, Step, eval, scalar, supervised_loss, unet};
+use super::{Joint, Losses, Method, Step, eval, figure, supervised_loss, unet};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
 use crate::ops::{Tape, Var, softmax_eval};
@@ -111,9 +111,9 @@ pub(super) fn step_loss(
         (0.25, &perturbed),
     ])?;
     let parts = vec![
-        ("supervised", scalar(&supervised)?),
-        ("image_consistency", 0.5 * (scalar(&strong[0])? + scalar(&strong[1])?)),
-        ("feature_perturbation", scalar(&perturbed)?),
+        ("supervised", figure(&supervised)?),
+        ("image_consistency", 0.5 * (figure(&strong[0])? + figure(&strong[1])?)),
+        ("feature_perturbation", figure(&perturbed)?),
         ("accepted", mean_of(&own.accepted(tau)?)?),
     ];
     Ok(Losses { total, parts })

@@ -131,7 +131,7 @@ impl BatchNorm {
 
     /// [`Self::leaky_dropout`] of the convolution `conv` of `x`; in eval mode the two are one convolution.
     pub fn leaky_dropout_of(&self, tape: &Tape, conv: &Conv, x: &Var, slope: f64, p: f64) -> Result<Var> {
-        if tape.mode().trains() || conv.stride != 1 {
+        if !tape.mode().trains() && conv.stride != 1 {
             return self.leaky_dropout(tape, &conv.forward(tape, x)?, slope, p);
         }
         let weights = (tape.param(&conv.weight), tape.param(&conv.bias));
@@ -139,6 +139,10 @@ impl BatchNorm {
         let running = (&self.running_mean, &self.running_var);
         let config = BatchNormConfig { momentum: 0.1, eps: EPS };
         let (w, a) = ((&weights.0, &weights.1), (&affine.0, &affine.1));
+        if tape.mode().trains() {
+            let steps = [conv.stride, conv.padding];
+            return tape.conv2d_norm_leaky_dropout(x, w, a, running, config, slope, p, steps);
+        }
         tape.conv2d_folded_norm_leaky(x, w, a, running, config, slope, conv.padding)
     }
 

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 
 use super::file;
+use crate::ops::Place;
 use crate::rng;
 
 /// The parameters and buffers of a network, named, in the order of building. Tensors share their storage with the
@@ -146,7 +147,8 @@ fn examples(names: &[&str]) -> String {
 /// Copies the values of `source` into the storage of `target`, of the same shape.
 fn overwrite(target: &Tensor, source: &Tensor) -> Result<()> {
     if target.id() != source.id() {
-        target.flatten_all()?.slice_set(&source.flatten_all()?.contiguous()?, 0, 0)?;
+        let source = source.to_device(target.device())?.flatten_all()?.contiguous()?;
+        target.flatten_all()?.slice_set(&source, 0, 0)?;
     }
     Ok(())
 }
@@ -181,7 +183,7 @@ impl Init {
 }
 
 impl Builder {
-    /// Parameters that start from `seed`. Two networks that shall start differently need different seeds or scopes.
+    /// Parameters that start from `seed`, in the thread's [`Place`]. Two networks that shall start differently need different seeds or scopes.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -239,7 +241,7 @@ impl Builder {
         let tensor = if self.shapes_only {
             Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?
         } else {
-            start(self.seed, &name, shape, init)?
+            Place::current().put(&start(self.seed, &name, shape, init)?)?
         };
         if trainable {
             self.params.trainable.push(tensor.clone());

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, slice, tensor, uninit};
+use super::gpu::Gpu;
 use super::math::{self, lane_sum};
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -100,6 +101,9 @@ impl Tape {
     /// x·f element by element, for factors `f` of the same shape that learn nothing.
     pub fn times(&self, x: &Var, factors: &Tensor) -> Result<Var> {
         ensure!(x.dims() == factors.dims(), "shapes {:?} and {:?} differ", x.dims(), factors.dims());
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.times(self, x, factors);
+        }
         let factors = factors.contiguous()?;
         let multiply = |x: &[f32], f: &[f32]| {
             let mut y = uninit(x.len());
@@ -119,6 +123,10 @@ impl Tape {
     pub fn squares(&self, x: &Var, target: &Tensor, keep: Option<&Tensor>, factor: f64) -> Result<Var> {
         ensure!(x.dims() == target.dims(), "shapes {:?} and {:?} differ", x.dims(), target.dims());
         let (classes, pixels) = sizes(x.value())?;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            keep.map_or(Ok(()), |keep| check_mask(x, keep, "a mask"))?;
+            return gpu.squares(self, x, target, keep, factor);
+        }
         let keep = match keep {
             Some(keep) => keep.clone(),
             None => tensor(vec![1u8; x.len() / classes], (x.dims()[0], x.dims()[2], x.dims()[3]))?,
@@ -154,6 +162,9 @@ impl Tape {
         let (classes, pixels) = sizes(logits.value())?;
         check_mask(logits, target, "a target")?;
         check_mask(logits, keep, "a mask")?;
+        if let Some(gpu) = Gpu::of(logits.value()) {
+            return gpu.cross_entropy(self, logits, target, Some(keep), 1e-16);
+        }
         let mut logs = log_softmax(logits.value())?;
         let (value, weight) = {
             let (target, keep) = (slice::<u8>(target)?, slice::<u8>(keep)?);
@@ -199,6 +210,9 @@ impl Tape {
             "a pixel outside of {:?}",
             x.dims()
         );
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.gather_pixels(self, x, pixels);
+        }
         let values = floats(x.value())?;
         let place = move |(image, at): (usize, usize), class: usize| (image * c + class) * plane + at;
         let mut y = Vec::with_capacity(pixels.len() * c);

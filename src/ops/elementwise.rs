@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::math;
 use super::random::{Mask, PlaneMask};
 use super::simd::multiversion;
@@ -78,6 +79,9 @@ impl Tape {
     /// x where x > 0, else `slope`·x.
     pub fn leaky_relu(&self, x: &Var, slope: f64) -> Result<Var> {
         let slope = slope as f32;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.leaky_relu(self, x, slope);
+        }
         let y = map(x.value(), |_, x, y| leaky_forward(x, y, slope))?;
         let input = x.clone();
         self.record(y, &[x], move |mut g, sink| {
@@ -89,6 +93,9 @@ impl Tape {
 
     /// x·sigmoid(x).
     pub fn silu(&self, x: &Var) -> Result<Var> {
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.silu(self, x);
+        }
         let y = map(x.value(), |_, x, y| silu_forward(x, y))?;
         let input = x.clone();
         self.record(y, &[x], move |mut g, sink| {
@@ -100,6 +107,9 @@ impl Tape {
 
     /// x·Φ(x), with the exact normal distribution function.
     pub fn gelu(&self, x: &Var) -> Result<Var> {
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.gelu(self, x);
+        }
         let y = map(x.value(), |_, x, y| {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal_cdf(x));
         })?;
@@ -123,6 +133,9 @@ impl Tape {
             return Ok(x.clone());
         }
         let mask = Mask::new(self.next_key(), p);
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.dropout(self, x, mask);
+        }
         let y = map(x.value(), |chunk, x, y| masked(x, y, mask.plane(chunk)))?;
         let node = x.node;
         self.record(y, &[x], move |mut g, sink| {
@@ -140,7 +153,11 @@ impl Tape {
         if !self.mode().trains() || p == 0.0 {
             return Ok(x.clone());
         }
-        let mask = Mask::new(self.next_key(), p).plane(0);
+        let mask = Mask::new(self.next_key(), p);
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.dropout2d(self, x, mask);
+        }
+        let mask = mask.plane(0);
         let factors: Vec<f32> = (0..b * c).map(|plane| mask.factor(plane as u32)).collect();
         let input = floats(x.value())?;
         let mut y = uninit(input.len());
@@ -161,6 +178,9 @@ impl Tape {
     /// a + b, of equal shapes.
     pub fn add(&self, a: &Var, b: &Var) -> Result<Var> {
         ensure!(a.dims() == b.dims(), "cannot add shapes {:?} and {:?}", a.dims(), b.dims());
+        if let Some(gpu) = Gpu::of(a.value()) {
+            return gpu.add(self, a, b);
+        }
         let (left, right) = (floats(a.value())?, floats(b.value())?);
         let (left, right): (&[f32], &[f32]) = (&left, &right);
         let mut y = uninit(left.len());
@@ -184,6 +204,9 @@ impl Tape {
     /// `factor`·x.
     pub fn scale(&self, x: &Var, factor: f64) -> Result<Var> {
         let factor = factor as f32;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.scale(self, x, factor);
+        }
         let y = map(x.value(), |_, x, y| scaled(x, y, factor))?;
         let node = x.node;
         self.record(y, &[x], move |mut g, sink| {
@@ -195,6 +218,9 @@ impl Tape {
 
     /// Σ factor·value over scalars (the terms of a loss).
     pub fn weighted_sum(&self, terms: &[(f64, &Var)]) -> Result<Var> {
+        if let Some(gpu) = terms.first().and_then(|(_, term)| Gpu::of(term.value())) {
+            return gpu.weighted_sum(self, terms);
+        }
         let mut sum = 0.0;
         for (factor, term) in terms {
             sum += factor * f64::from(term.scalar()?);

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, Shared, floats, slice, tensor, uninit};
+use super::gpu::Gpu;
 use super::math::{self, lane_sum};
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -152,6 +153,9 @@ fn scaled(mut gradient: Vec<f32>, factor: f32) -> Vec<f32> {
 
 /// Softmax over the classes, dimension 1 of `[B,C,H,W]`; nothing is recorded.
 pub fn softmax_eval(logits: &Tensor) -> Result<Tensor> {
+    if let Some(gpu) = Gpu::of(logits) {
+        return gpu.softmax_eval(logits);
+    }
     let maps = Maps::of(logits)?;
     let x = floats(logits)?;
     let x: &[f32] = &x;
@@ -170,6 +174,9 @@ pub fn softmax_eval(logits: &Tensor) -> Result<Tensor> {
 
 /// The most likely class, u8 `[B,H,W]` (the first of equal ones), and its probability, f32 `[B,H,W]`, of logits `[B,C,H,W]`.
 pub fn softmax_confidence(logits: &Tensor) -> Result<(Tensor, Tensor)> {
+    if let Some(gpu) = Gpu::of(logits) {
+        return gpu.softmax_confidence(logits);
+    }
     let maps = Maps::of(logits)?;
     let (b, _, h, w) = logits.dims4()?;
     let x = floats(logits)?;
@@ -207,6 +214,9 @@ pub fn softmax_confidence(logits: &Tensor) -> Result<(Tensor, Tensor)> {
 impl Tape {
     /// Softmax over dimension 1 of `[B,C,H,W]`.
     pub fn softmax(&self, x: &Var) -> Result<Var> {
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.softmax(self, x);
+        }
         let y = softmax_eval(x.value())?;
         let maps = Maps::of(x.value())?;
         let (node, saved) = (x.node, y.clone());
@@ -232,6 +242,9 @@ impl Tape {
     pub fn cross_entropy(&self, logits: &Var, target: &Tensor) -> Result<Var> {
         let maps = Maps::of(logits.value())?;
         maps.check(target, "the target")?;
+        if let Some(gpu) = Gpu::of(logits.value()) {
+            return gpu.cross_entropy(self, logits, target, None, 0.0);
+        }
         let (x, target) = (floats(logits.value())?, slice::<u8>(target)?);
         let (x, target): (&[f32], &[u8]) = (&x, &target);
         in_range(target, maps.classes)?;
@@ -277,6 +290,9 @@ impl Tape {
         if let Some(keep) = keep {
             maps.check(keep, "the mask")?;
         }
+        if let Some(gpu) = Gpu::of(logits.value()) {
+            return gpu.dice(self, logits, target, keep, eps);
+        }
         let target = target.clone();
         let keep = match keep {
             Some(keep) => keep.clone(),
@@ -304,6 +320,9 @@ impl Tape {
     pub fn mse(&self, x: &Var, target: &Tensor) -> Result<Var> {
         ensure!(x.dims() == target.dims(), "shapes {:?} and {:?} differ", x.dims(), target.dims());
         ensure!(!x.is_empty(), "the mean over an empty value {:?}", x.dims());
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.squares(self, x, target, None, 1.0 / x.len() as f64);
+        }
         let (a, b) = (floats(x.value())?, floats(target)?);
         let (a, b): (&[f32], &[f32]) = (&a, &b);
         let count = a.len() as f64;

@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::math;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -148,6 +149,9 @@ impl Tape {
         if let Some(last) = dims.last_mut() {
             *last = o;
         }
+        if let Some(gpu) = Gpu::of(x.value()).filter(|_| rows * o * i > 0) {
+            return gpu.linear(self, x, w, b, dims);
+        }
         let mut y = uninit(rows * o);
         if let Some(b) = b {
             let bias = floats(b.value())?;
@@ -189,6 +193,9 @@ impl Tape {
             heads > 0 && channels.is_multiple_of(3 * heads) && !qkv.is_empty(),
             "{channels} channels do not hold q, k and v of {heads} heads"
         );
+        if let Some(gpu) = Gpu::of(qkv.value()) {
+            return gpu.attention(self, qkv, heads);
+        }
         let sizes = Heads { count: b * heads, width: channels / (3 * heads), tokens: t };
         let d = sizes.width;
         let values = floats(qkv.value())?;

@@ -1,4 +1,4 @@
-//! Training ops, forward and backward, on the CPU: the only place with kernels and `unsafe`.
+//! Training ops, forward and backward, on the processor and on a GPU: the only place with kernels and `unsafe`.
 //!
 //! Values are candle tensors (contiguous f32, NCHW); gradients go through a small tape of our own, because candle's
 //! are wrong in places and slow (a chain of single-threaded elementary ops):
@@ -19,13 +19,16 @@
 //! ```
 //!
 //! Every op gives the same bits for any number of threads: sums are taken over fixed chunks and joined in order,
-//! random masks are functions of (seed, op, element).
+//! random masks are functions of (seed, op, element), on both devices the same. Where a tape computes, and where
+//! parameters are made, is the thread's [`Place`].
 
 pub mod affinity;
 mod buffer;
 mod consistency;
 mod conv;
 mod elementwise;
+mod gpu;
+mod grad;
 mod loss;
 pub mod map;
 mod math;
@@ -44,6 +47,7 @@ pub mod simd;
 mod tape;
 mod tokens;
 
+pub use gpu::{Place, Precision, gpus};
 pub use loss::{softmax_confidence, softmax_eval};
 pub use norm::BatchNorm;
 pub use optim::{AdamW, Sgd, ema, poly_lr};

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
 use super::consistency::{sizes, softmax_back};
+use super::gpu::Gpu;
 use super::loss::softmax_eval;
 use super::math::{self, lane_sum};
 use super::simd::multiversion;
@@ -45,6 +46,9 @@ impl Tape {
             logits.iter().map(Var::dims).collect::<Vec<_>>()
         );
         ensure!(temperature > 0.0, "a temperature of {temperature}");
+        if let Some(gpu) = Gpu::of(first.value()) {
+            return gpu.mutual_consistency(self, logits, (1.0 / temperature) as f32);
+        }
         let (classes, pixels) = sizes(first.value())?;
         let (size, count) = (classes * pixels, logits.len());
         let p = logits.iter().map(|l| softmax_eval(l.value())).collect::<Result<Vec<_>>>()?;

@@ -1,10 +1,11 @@
 //! Optimisers, moving averages and the learning-rate schedule; each update is one pass, in place.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, update};
+use super::gpu::{Gpu, Update};
 use super::simd::multiversion;
 use super::tape::Gradients;
 
@@ -43,7 +44,7 @@ multiversion! { fn ema_chunk(average: &mut [f32], value: &[f32], decay: f32, res
 pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
-    velocity: Vec<Vec<f32>>,
+    velocity: Vec<Tensor>,
 }
 
 impl Sgd {
@@ -55,18 +56,24 @@ impl Sgd {
     /// Updates `params` in place, always given in the same order; one without a gradient stays as it is.
     pub fn step(&mut self, params: &[Tensor], grads: &Gradients, lr: f64) -> Result<()> {
         fit(&mut self.velocity, params)?;
-        for (param, velocity) in params.iter().zip(&mut self.velocity) {
+        let (lr, momentum, decay) = (lr as f32, self.momentum as f32, self.weight_decay as f32);
+        if let Some(gpu) = params.first().and_then(Gpu::of) {
+            let each = params.iter().zip(&self.velocity);
+            let rows =
+                each.filter_map(|(param, v)| Some(vec![param, v, grads.get(param)?])).collect::<Vec<_>>();
+            return gpu.update(Update::Sgd([lr, momentum, decay]), &rows);
+        }
+        for (param, velocity) in params.iter().zip(&self.velocity) {
             let Some(gradient) = grads.get(param) else { continue };
             let gradient = floats(gradient)?;
             let gradient: &[f32] = &gradient;
-            let (lr, momentum, decay) = (lr as f32, self.momentum as f32, self.weight_decay as f32);
             update(param, |w| {
-                let work = w
-                    .par_chunks_mut(CHUNK)
-                    .zip(velocity.par_chunks_mut(CHUNK))
-                    .zip(gradient.par_chunks(CHUNK));
-                work.for_each(|((w, v), g)| sgd_chunk(w, v, g, lr, momentum, decay));
-            })?;
+                update(velocity, |v| {
+                    let work = w.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
+                    let work = work.zip(gradient.par_chunks(CHUNK));
+                    work.for_each(|((w, v), g)| sgd_chunk(w, v, g, lr, momentum, decay));
+                })
+            })??;
         }
         Ok(())
     }
@@ -91,8 +98,8 @@ pub struct AdamW {
     eps: f64,
     weight_decay: f64,
     steps: u64,
-    first: Vec<Vec<f32>>,
-    second: Vec<Vec<f32>>,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
 }
 
 impl AdamW {
@@ -149,7 +156,10 @@ impl AdamW {
             self.eps * bias2,
         ]
         .map(|c| c as f32);
-        for (i, ((param, m), v)) in params.iter().zip(&mut self.first).zip(&mut self.second).enumerate() {
+        if let Some(gpu) = params.first().and_then(Gpu::of) {
+            return self.step_on(&gpu, params, grads, constants, average);
+        }
+        for (i, ((param, m), v)) in params.iter().zip(&self.first).zip(&self.second).enumerate() {
             let average = average.map(|(all, decay)| (&all[i], decay as f32, (1.0 - decay) as f32));
             let Some(gradient) = grads.get(param) else {
                 if let Some((average, decay, rest)) = average {
@@ -159,7 +169,7 @@ impl AdamW {
             };
             let gradient = floats(gradient)?;
             let gradient: &[f32] = &gradient;
-            update(param, |w| {
+            let change = |w: &mut [f32], m: &mut [f32], v: &mut [f32]| {
                 let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
                 let work = w.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
                 let Some((average, decay, rest)) = average else {
@@ -171,9 +181,37 @@ impl AdamW {
                         adam_average_chunk(w, m, v, a, g, constants, decay, rest);
                     });
                 })
-            })??;
+            };
+            update(param, |w| update(m, |m| update(v, |v| change(w, m, v))))????;
         }
         Ok(())
+    }
+
+    /// The same on a GPU.
+    fn step_on(
+        &self,
+        gpu: &Gpu,
+        params: &[Tensor],
+        grads: &Gradients,
+        constants: [f32; 7],
+        average: Option<(&[Tensor], f64)>,
+    ) -> Result<()> {
+        let mut rows = Vec::with_capacity(params.len());
+        let mut averaged_alone = Vec::new();
+        for (i, param) in params.iter().enumerate() {
+            let average = average.map(|(all, _)| &all[i]);
+            match grads.get(param) {
+                Some(g) => {
+                    rows.push(
+                        [param, &self.first[i], &self.second[i], g].into_iter().chain(average).collect(),
+                    );
+                }
+                None => averaged_alone.extend(average.map(|average| vec![average, param])),
+            }
+        }
+        let decay = average.map_or([0.0, 0.0], |(_, decay)| [decay as f32, (1.0 - decay) as f32]);
+        gpu.update(Update::Adam(constants, decay), &rows)?;
+        gpu.update(Update::Ema(decay), &averaged_alone)
     }
 
     /// What a checkpoint has to keep, by name.
@@ -196,12 +234,19 @@ impl AdamW {
 }
 
 /// Makes `state` one zeroed buffer per parameter on first use.
-fn fit(state: &mut Vec<Vec<f32>>, params: &[Tensor]) -> Result<()> {
+fn fit(state: &mut Vec<Tensor>, params: &[Tensor]) -> Result<()> {
     if state.is_empty() {
-        *state = params.iter().map(|p| vec![0.0; p.elem_count()]).collect();
+        let zeros = params.iter().map(|p| Tensor::zeros(p.elem_count(), DType::F32, p.device()));
+        *state = zeros.collect::<candle_core::Result<_>>()?;
     }
-    let fits =
-        state.len() == params.len() && state.iter().zip(params).all(|(s, p)| s.len() == p.elem_count());
+    // A state that was loaded lies in the memory of this process.
+    for (state, param) in state.iter_mut().zip(params) {
+        if !state.device().same_device(param.device()) {
+            *state = state.to_device(param.device())?;
+        }
+    }
+    let fits = state.len() == params.len()
+        && state.iter().zip(params).all(|(s, p)| s.elem_count() == p.elem_count());
     ensure!(
         fits,
         "the optimiser's state belongs to other parameters ({} of them, now {})",
@@ -211,19 +256,18 @@ fn fit(state: &mut Vec<Vec<f32>>, params: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-fn named(kind: &str, buffers: &[Vec<f32>]) -> Result<Vec<(String, Tensor)>> {
-    let name =
-        |(i, values): (usize, &Vec<f32>)| Ok((format!("{kind}.{i}"), tensor(values.clone(), values.len())?));
+fn named(kind: &str, buffers: &[Tensor]) -> Result<Vec<(String, Tensor)>> {
+    let name = |(i, values): (usize, &Tensor)| Ok((format!("{kind}.{i}"), values.copy()?));
     buffers.iter().enumerate().map(name).collect()
 }
 
-fn from_named(kind: &str, state: &[(String, Tensor)]) -> Result<Vec<Vec<f32>>> {
+fn from_named(kind: &str, state: &[(String, Tensor)]) -> Result<Vec<Tensor>> {
     let mut found = Vec::new();
     for (name, values) in state {
         let Some(index) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) else { continue };
         let index: usize =
             index.parse().with_context(|| format!("`{name}` is no name of an optimiser's state"))?;
-        found.push((index, floats(&values.flatten_all()?)?.to_vec()));
+        found.push((index, values.flatten_all()?.copy()?));
     }
     found.sort_by_key(|(index, _)| *index);
     let complete = found.iter().enumerate().all(|(i, (index, _))| i == *index);
@@ -237,9 +281,12 @@ pub fn ema(average: &[Tensor], values: &[Tensor], decay: f64) -> Result<()> {
     let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
     for (average, value) in average.iter().zip(values) {
         ensure!(average.dims() == value.dims(), "shapes {:?} and {:?} differ", average.dims(), value.dims());
-        ema_one(average, value, decay, rest)?;
     }
-    Ok(())
+    if let Some(gpu) = average.first().and_then(Gpu::of) {
+        let rows: Vec<_> = average.iter().zip(values).map(|(average, value)| vec![average, value]).collect();
+        return gpu.update(Update::Ema([decay, rest]), &rows);
+    }
+    average.iter().zip(values).try_for_each(|(average, value)| ema_one(average, value, decay, rest))
 }
 
 fn ema_one(average: &Tensor, value: &Tensor, decay: f32, rest: f32) -> Result<()> {

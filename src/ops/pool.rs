@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
@@ -134,6 +135,9 @@ impl Tape {
         let halving = Halving::of(x)?;
         let (b, c, h, w) = halving.dims;
         let (oh, ow) = halving.out;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.max_pool2(self, x);
+        }
         let y = halving.forward(&floats(x.value())?, |x, y| max_plane(x, y, w, ow));
         let input = x.clone();
         self.record(tensor(y, (b, c, oh, ow))?, &[x], move |g, sink| {
@@ -152,6 +156,9 @@ impl Tape {
         let halving = Halving::of(x)?;
         let (b, c, _, w) = halving.dims;
         let (oh, ow) = halving.out;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.avg_pool2(self, x);
+        }
         let y = halving.forward(&floats(x.value())?, |x, y| average_plane(x, y, w, ow));
         let node = x.node;
         self.record(tensor(y, (b, c, oh, ow))?, &[x], move |g, sink| {

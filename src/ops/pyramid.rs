@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::buffer::{tensor, uninit};
 use super::consistency::{BLOCK, log_softmax, sizes};
+use super::gpu::Gpu;
 use super::math;
 use super::simd::multiversion;
 use super::tape::{Sink, Tape, Var};
@@ -170,6 +171,9 @@ impl Tape {
             "predictions of different shapes: {:?}",
             scales.iter().map(Var::dims).collect::<Vec<_>>()
         );
+        if let Some(gpu) = Gpu::of(first.value()) {
+            return gpu.pyramid_consistency(self, scales, EPS);
+        }
         let (classes, pixels) = sizes(first.value())?;
         let (batch, size, count) = (first.dims()[0], classes * pixels, scales.len());
         let logs: Vec<Vec<f32>> = scales.iter().map(|s| log_softmax(s.value())).collect::<Result<_>>()?;

@@ -29,6 +29,12 @@ impl Mask {
         }
     }
 
+    /// What a kernel needs to draw the same mask: key, largest kept value, scale.
+    pub(super) fn parts(self) -> (u64, u32, f32) {
+        let PlaneMask { keep_last, scale, .. } = self.plane(0);
+        (self.key, keep_last, scale)
+    }
+
     /// The mask of one plane.
     pub(super) fn plane(self, plane: usize) -> PlaneMask {
         PlaneMask {

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
@@ -29,6 +30,21 @@ fn taps(from: usize, to: usize, align_corners: bool) -> Vec<Tap> {
             tap(position, from)
         })
         .collect()
+}
+
+/// An axis as the GPU's kernels read it: of each output low, high and the bits of the weight of high; of each input the
+/// first output that reads it, and the number of those up to the last.
+pub(super) fn axis_table(from: usize, to: usize, align_corners: bool) -> Vec<u32> {
+    let taps = taps(from, to, align_corners);
+    let mut table: Vec<u32> = taps.iter().map(|tap| tap.low as u32).collect();
+    table.extend(taps.iter().map(|tap| tap.high as u32));
+    table.extend(taps.iter().map(|tap| tap.weight.to_bits()));
+    let reads = |tap: &Tap, i: usize| tap.low == i || tap.high == i;
+    let first = |i: usize| taps.iter().position(|tap| reads(tap, i)).unwrap_or(0);
+    let end = |i: usize| taps.iter().rposition(|tap| reads(tap, i)).map_or(0, |last| last + 1);
+    table.extend((0..from).map(|i| first(i) as u32));
+    table.extend((0..from).map(|i| end(i).saturating_sub(first(i)) as u32));
+    table
 }
 
 /// The tap of a position in [0, n − 1]; beyond it the border is repeated.
@@ -190,6 +206,9 @@ impl Tape {
     pub fn upsample_nearest2(&self, x: &Var) -> Result<Var> {
         let (b, c, h, w) = x.dims4()?;
         ensure!(!x.is_empty(), "cannot up-sample an empty value {:?}", x.dims());
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.upsample_nearest2(self, x);
+        }
         let values = floats(x.value())?;
         let input: &[f32] = &values;
         let mut y = uninit(4 * input.len());
@@ -221,6 +240,9 @@ impl Tape {
     pub fn upsample_bilinear(&self, x: &Var, size: (usize, usize), align_corners: bool) -> Result<Var> {
         let (b, c, h, w) = x.dims4()?;
         ensure!(!x.is_empty() && size.0 * size.1 > 0, "cannot resize {:?} to {size:?}", x.dims());
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.upsample_bilinear(self, x, size, align_corners);
+        }
         let resize = Bilinear::new((h, w), size, align_corners);
         let values = floats(x.value())?;
         let input: &[f32] = &values;
@@ -252,6 +274,9 @@ impl Tape {
             grid.dims(),
             x.dims()
         );
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.sample(self, x, grid);
+        }
         let pixels = side * side;
         let places = corners(&floats(grid)?, side, h, w);
         let values = floats(x.value())?;

@@ -5,6 +5,7 @@ use candle_core::Shape;
 use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::tape::{Tape, Var};
 
 /// A value as [outer, own, inner] around `dim` (0 or 1): outer·own·inner elements.
@@ -36,6 +37,9 @@ impl Tape {
             ensure!(fits, "cannot concatenate {:?} with {:?} along {dim}", part.dims(), first.dims());
         }
         let (outer, row) = split(&dims, dim)?;
+        if let Some(gpu) = Gpu::of(first.value()) {
+            return gpu.concat(self, parts, Shape::from(dims), [outer, row]);
+        }
         let mut y = uninit(outer * row);
         let mut rows = Vec::new();
         let mut start = 0;
@@ -66,11 +70,16 @@ impl Tape {
         let size = x.dims()[dim];
         ensure!(start + len <= size, "entries {start}..{} of an axis of {size}", start + len);
         let inner = row / size.max(1);
+        if let Some(gpu) = Gpu::of(x.value()) {
+            let mut dims = x.dims().to_vec();
+            dims[dim] = len;
+            return gpu.narrow(self, x, dims.into(), [outer, row, start * inner, len * inner]);
+        }
         let y = x.value().narrow(dim, start, len)?.contiguous()?;
         let node = x.node;
         self.record(y, &[x], move |g, sink| {
             let width = len * inner;
-            let mut whole = sink.take(node).unwrap_or_else(|| vec![0.0; outer * row]);
+            let mut whole = sink.take(node)?.unwrap_or_else(|| vec![0.0; outer * row]);
             for (whole, g) in whole.chunks_mut(row.max(1)).zip(g.chunks(width.max(1))) {
                 super::tape::add_into(&mut whole[start * inner..start * inner + width], g);
             }
@@ -83,6 +92,9 @@ impl Tape {
     pub fn reshape(&self, x: &Var, shape: impl Into<Shape>) -> Result<Var> {
         let y = x.value().reshape(shape.into())?;
         let node = x.node;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return self.record_on(&gpu, y, &[x], move |g, sink| sink.give(node, g));
+        }
         self.record(y, &[x], move |g, sink| {
             sink.add(node, g);
             Ok(())

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::math::lane_sum;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -121,6 +122,9 @@ impl Tape {
         let (_, _, h, w) = x.dims4()?;
         ensure!(!x.is_empty(), "similarity of an empty value {:?}", x.dims());
         let taps = taps();
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.dissimilarity(self, x, target, &taps);
+        }
         let mut gradient = uninit(x.len());
         let sums: Vec<f64> = {
             let (a, b) = (floats(x.value())?, floats(target)?);
@@ -152,8 +156,10 @@ impl Tape {
             b.dims(),
             classes.len()
         );
-        let (unit_a, length_a) = normalised(&floats(a.value())?, d);
-        let (unit_b, length_b) = normalised(&floats(b.value())?, d);
+        // A few hundred rows: read from a GPU rather than computed there.
+        let rows = |x: &Var| x.value().flatten_all()?.to_vec1::<f32>();
+        let (unit_a, length_a) = normalised(&rows(a)?, d);
+        let (unit_b, length_b) = normalised(&rows(b)?, d);
         let scale = 1.0 / temperature as f32;
         let mut s = vec![0.0; n * n];
         s.par_chunks_mut(n).zip(unit_a.par_chunks(d)).for_each(|(s, a)| {
@@ -166,7 +172,9 @@ impl Tape {
             * (contrast(&s, &mut g, classes, |i, j| i * n + j)
                 + contrast(&s, &mut g, classes, |i, j| j * n + i));
         let nodes = (a.node, b.node);
-        self.record(tensor(vec![value as f32], ())?, &[a, b], move |upstream, sink| {
+        let value = tensor(vec![value as f32], ())?;
+        let value = Gpu::of(a.value()).map_or(Ok(value.clone()), |gpu| gpu.here(&value))?;
+        self.record(value, &[a, b], move |upstream, sink| {
             let scale = 0.5 * scale * upstream[0];
             // Of the unit rows, then of the rows: (g − u(u·g))/length.
             let back = |unit: &[f32], length: &[f32], other: &[f32], at: &dyn Fn(usize, usize) -> usize| {

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Shape, Tensor, TensorId};
-use rayon::prelude::*;
 
-use super::buffer::{self, CHUNK};
+use super::gpu::{Gpu, Place};
+use super::grad::{DeviceGrad, Grad};
+pub(super) use super::grad::{Sink, add_into};
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +35,10 @@ impl Mode {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NodeId {
     tape: u64,
-    index: usize,
+    pub(super) index: usize,
 }
 
-/// A value of a [`Tape`]: a contiguous f32 tensor on the CPU, and where its gradient goes. Cheap to clone.
+/// A value of a [`Tape`]: a contiguous f32 tensor, and where its gradient goes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Var {
     value: Tensor,
@@ -76,11 +77,10 @@ impl Var {
         self.len() == 0
     }
 
-    /// The number of a value with one element (a loss).
+    /// The number of a value with one element (a loss). On a GPU, waits for it.
     pub fn scalar(&self) -> Result<f32> {
-        let values = buffer::floats(&self.value)?;
-        ensure!(values.len() == 1, "a value of shape {:?} is not a scalar", self.dims());
-        Ok(values[0])
+        ensure!(self.len() == 1, "a value of shape {:?} is not a scalar", self.dims());
+        Ok(self.value.flatten_all()?.to_vec1::<f32>()?[0])
     }
 }
 
@@ -110,34 +110,7 @@ impl Gradients {
     }
 }
 
-/// Gradients on their way back. An op gets that of its output and adds those of its inputs.
-pub(super) struct Sink(Vec<Option<Vec<f32>>>);
-
-impl Sink {
-    /// Adds `gradient` to that of `node`; nothing happens for a constant.
-    pub(super) fn add(&mut self, node: Option<NodeId>, gradient: Vec<f32>) {
-        let Some(node) = node else { return };
-        match &mut self.0[node.index] {
-            Some(sum) => add_into(sum, &gradient),
-            empty => *empty = Some(gradient),
-        }
-    }
-
-    /// Takes what has arrived at `node` so far, so that a kernel can add to it in place; give it back with `add`.
-    pub(super) fn take(&mut self, node: Option<NodeId>) -> Option<Vec<f32>> {
-        self.0[node?.index].take()
-    }
-}
-
-/// `sum += other`, in parallel.
-pub(super) fn add_into(sum: &mut [f32], other: &[f32]) {
-    debug_assert_eq!(sum.len(), other.len(), "gradients of one value have one size");
-    sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(sum, other)| {
-        sum.iter_mut().zip(other).for_each(|(s, o)| *s += o);
-    });
-}
-
-type Backward = Box<dyn FnOnce(Vec<f32>, &mut Sink) -> Result<()>>;
+type Backward = Box<dyn FnOnce(Grad, &mut Sink) -> Result<()>>;
 
 enum Node {
     Leaf { id: TensorId, shape: Shape },
@@ -149,6 +122,7 @@ pub struct Tape {
     id: u64,
     mode: Mode,
     seed: u64,
+    place: Place,
     draws: Cell<u64>,
     nodes: RefCell<Vec<Node>>,
     leaves: RefCell<HashMap<TensorId, usize>>,
@@ -161,13 +135,14 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Tape {
-    /// An empty tape. `seed` decides the dropout masks: one tape per step, with a seed per step.
+    /// An empty tape in the thread's [`Place`]. `seed` decides the dropout masks: one tape per step, with a seed per step.
     pub fn new(mode: Mode, seed: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             mode,
             seed,
+            place: Place::current(),
             draws: Cell::new(0),
             nodes: RefCell::default(),
             leaves: RefCell::default(),
@@ -190,12 +165,18 @@ impl Tape {
             nodes.push(Node::Leaf { id, shape: tensor.shape().clone() });
             nodes.len() - 1
         });
-        Var { value: contiguous(tensor), node: Some(NodeId { tape: self.id, index }) }
+        Var { value: self.here(tensor), node: Some(NodeId { tape: self.id, index }) }
     }
 
     /// A value without a gradient: data, a teacher's output.
     pub fn constant(&self, tensor: &Tensor) -> Var {
-        Var { value: contiguous(tensor), node: None }
+        Var { value: self.here(tensor), node: None }
+    }
+
+    /// `tensor`, contiguous and where this tape computes.
+    fn here(&self, tensor: &Tensor) -> Tensor {
+        // A failure here shows up with a message in the op that uses the value.
+        self.place.put(tensor).unwrap_or_else(|_| tensor.clone())
     }
 
     /// The gradients of the scalar `loss`; empties the tape.
@@ -213,17 +194,21 @@ impl Tape {
             start.tape == self.id && start.index < nodes.len(),
             "the loss is not on this tape, or backward was called twice"
         );
-        let mut sink = Sink((0..nodes.len()).map(|_| None).collect());
-        sink.0[start.index] = Some(vec![1.0]);
+        let one = match Gpu::of(loss.value()) {
+            Some(gpu) => Grad::Device(gpu.one()?.into()),
+            None => Grad::Host(vec![1.0]),
+        };
+        let mut sink = Sink::new(nodes.len(), start, one);
         while let Some(node) = nodes.pop() {
-            let Some(gradient) = sink.0.pop().flatten() else { continue };
+            let Some(gradient) = sink.pop() else { continue };
             match node {
                 Node::Op(backward) => backward(gradient, &mut sink)?,
                 Node::Leaf { id, shape } => {
-                    found.insert(id, buffer::tensor(gradient, shape)?);
+                    found.insert(id, gradient.into_tensor(shape)?);
                 }
             }
         }
+        sink.failed()?;
         Ok(Gradients(found))
     }
 
@@ -234,6 +219,22 @@ impl Tape {
         inputs: &[&Var],
         backward: impl FnOnce(Vec<f32>, &mut Sink) -> Result<()> + 'static,
     ) -> Result<Var> {
+        self.write_down(value, inputs, || Box::new(move |g: Grad, sink| backward(g.into_host()?, sink)))
+    }
+
+    /// As [`record`](Self::record), of an op on a GPU.
+    pub(super) fn record_on(
+        &self,
+        gpu: &Gpu,
+        value: Tensor,
+        inputs: &[&Var],
+        backward: impl FnOnce(DeviceGrad, &mut Sink) -> Result<()> + 'static,
+    ) -> Result<Var> {
+        let gpu = gpu.clone();
+        self.write_down(value, inputs, || Box::new(move |g: Grad, sink| backward(g.into_device(&gpu)?, sink)))
+    }
+
+    fn write_down(&self, value: Tensor, inputs: &[&Var], backward: impl FnOnce() -> Backward) -> Result<Var> {
         debug_assert_eq!(value.dtype(), DType::F32, "values of a tape are f32");
         let mut wanted = false;
         for node in inputs.iter().filter_map(|input| input.node) {
@@ -244,7 +245,7 @@ impl Tape {
             return Ok(Var { value, node: None });
         }
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node::Op(Box::new(backward)));
+        nodes.push(Node::Op(backward()));
         Ok(Var { value, node: Some(NodeId { tape: self.id, index: nodes.len() - 1 }) })
     }
 
@@ -254,9 +255,4 @@ impl Tape {
         self.draws.set(draw + 1);
         super::random::mix(self.seed ^ super::random::mix(draw.wrapping_add(0x9E37_79B9_7F4A_7C15)))
     }
-}
-
-fn contiguous(tensor: &Tensor) -> Tensor {
-    // A failure here (another device) shows up with a message in the op that uses the value.
-    tensor.contiguous().unwrap_or_else(|_| tensor.clone())
 }

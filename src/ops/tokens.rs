@@ -7,6 +7,7 @@ use candle_core::Shape;
 use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::math::{self, lane_sum, lane_sum2};
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -74,6 +75,16 @@ impl Rearrangement {
         Ok(Self { from: from.into(), to: to.into() })
     }
 
+    /// The source of each place.
+    pub(super) fn order(&self) -> &[u32] {
+        &self.from
+    }
+
+    /// The place of each source.
+    pub(super) fn back(&self) -> &[u32] {
+        &self.to
+    }
+
     /// The one that takes everything back.
     #[must_use]
     pub fn inverse(&self) -> Self {
@@ -125,8 +136,18 @@ impl Windows {
         (2 * self.side - 1).pow(2)
     }
 
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.side * self.side
+    }
+
+    /// Of each pair of tokens, its row in the table of biases.
+    pub(super) fn pairs(&self) -> &[u32] {
+        &self.pairs
+    }
+
+    /// Of each window of an image, the region of each token; nothing where all attend to all.
+    pub(super) fn all_regions(&self) -> &[u8] {
+        &self.regions
     }
 
     /// The table `[offsets, heads]` spread out to `[heads, tokens, tokens]`.
@@ -280,6 +301,9 @@ impl Tape {
             beta.dims()
         );
         let eps = eps as f32;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.layer_norm(self, x, gamma, beta, eps);
+        }
         let mut y = uninit(x.len());
         {
             let (x, gamma, beta) = (floats(x.value())?, floats(gamma.value())?, floats(beta.value())?);
@@ -334,6 +358,9 @@ impl Tape {
             x.dims(),
             how.from.len()
         );
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.rearrange(self, x, how, width, shape.into());
+        }
         let y = rearranged(&floats(x.value())?, &how.from, width);
         let (node, back) = (x.node, how.to.clone());
         self.record(tensor(y, shape)?, &[x], move |g, sink| {
@@ -358,6 +385,9 @@ impl Tape {
             qkv.dims(),
             table.dims()
         );
+        if let Some(gpu) = Gpu::of(qkv.value()) {
+            return gpu.window_attention(self, qkv, table, windows, heads);
+        }
         let s = Sizes { n, heads, d: columns / (3 * heads) };
         let width = heads * s.d;
         let bias = windows.spread(&floats(table.value())?, heads);

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::data::{Dataset, Split};
 use crate::methods::batch::Batch;
-use crate::methods::{self, Losses, Method, Step, scalar};
-use crate::ops::{Mode, Sgd, Tape, poly_lr};
+use crate::methods::{self, Figure, Method, Step, figure};
+use crate::ops::{Mode, Place, Sgd, Tape, poly_lr};
 use crate::rng::stream_seed;
 use crate::spec::settings::{EvaluateSplit, Settings};
 use crate::store::files;
@@ -59,15 +59,19 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, total: f64, losses: &Losses) {
+    fn add(&mut self, total: f64, parts: &[(&'static str, Figure)]) -> Result<()> {
         self.steps += 1;
-        let parts = losses.parts.iter().map(|(name, value)| (*name, *value));
-        for (name, value) in std::iter::once(("loss", total)).chain(parts) {
+        let mut values = vec![("loss", total)];
+        for (name, figure) in parts {
+            values.push((name, figure.read()?));
+        }
+        for (name, value) in values {
             match self.values.iter_mut().find(|(known, _)| known == name) {
                 Some((_, sum)) => *sum += value,
                 None => self.values.push((name.into(), value)),
             }
         }
+        Ok(())
     }
 
     /// The means as a row, leaving nothing behind.
@@ -128,9 +132,10 @@ pub fn train(
             if run.state.step == total {
                 return Ok(true);
             }
-            let loss = run.step(&next()?)?;
+            run.step(&next()?.put(&Place::current())?)?;
+            let loss = run.loss;
             let note = run.state.best.map(|best| format!("val dice {:.1} %", 100.0 * best.dice));
-            monitor.progress(Progress { done: run.state.step, total, unit: "step", loss: Some(loss), note });
+            monitor.progress(Progress { done: run.state.step, total, unit: "step", loss, note });
             checkpoints.when_due(|| run.save(dir))?;
         }
     })?;
@@ -147,6 +152,17 @@ struct Run<'a> {
     method: Box<dyn Method>,
     optimiser: Sgd,
     state: State,
+    /// Figures of steps that are not in the state's sums yet: a GPU may still be computing them.
+    waiting: Vec<Waiting>,
+    /// The newest loss that was read.
+    loss: Option<f64>,
+}
+
+/// The figures of a step.
+struct Waiting {
+    step: usize,
+    total: Figure,
+    parts: Vec<(&'static str, Figure)>,
 }
 
 impl<'a> Run<'a> {
@@ -158,7 +174,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let optimiser = Sgd::new(settings.train.momentum, settings.train.weight_decay);
         let state = State { step: 0, history: Vec::new(), best: None, sums: Sums::default() };
-        let mut run = Self { settings, method, optimiser, state };
+        let mut run = Self { settings, method, optimiser, state, waiting: Vec::new(), loss: None };
         if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE), monitor)? {
             run.state = state;
             run.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
@@ -168,22 +184,38 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// One step on the batch that belongs to it; its loss.
-    fn step(&mut self, batch: &Batch) -> Result<f64> {
-        let Settings { train, seed, .. } = self.settings;
+    /// One step on the batch that belongs to it.
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let seed = &self.settings.seed;
         let step = self.state.step;
         let tape = Tape::new(Mode::Train, stream_seed(*seed, "dropout", step as u64));
         let now = Step { index: step, total: self.settings.steps() };
         let losses = self.method.loss(&tape, batch, now)?;
-        let total = scalar(&losses.total)?;
-        ensure!(total.is_finite(), Diverged { step, loss: total, setting: "train.lr", value: train.lr });
+        self.waiting.push(Waiting { step, total: figure(&losses.total)?, parts: losses.parts });
+        // A GPU is not waited for at each step.
+        if !Place::current().is_gpu() || self.waiting.len() == ROW_EVERY {
+            self.settle()?;
+        }
         let gradients = tape.backward(&losses.total)?;
         let lr = self.lr(step);
         self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
         self.method.after_step(now)?;
-        self.state.sums.add(total, &losses);
         self.state.step += 1;
-        Ok(total)
+        Ok(())
+    }
+
+    /// Reads what is waiting into the sums.
+    ///
+    /// # Errors
+    /// [`Diverged`] where a loss is no number.
+    fn settle(&mut self) -> Result<()> {
+        for Waiting { step, total, parts } in self.waiting.drain(..) {
+            let (loss, value) = (total.read()?, self.settings.train.lr);
+            ensure!(loss.is_finite(), Diverged { step, loss, setting: "train.lr", value });
+            self.state.sums.add(loss, &parts)?;
+            self.loss = Some(loss);
+        }
+        Ok(())
     }
 
     /// The learning rate of step `step`.
@@ -206,7 +238,8 @@ impl<'a> Run<'a> {
 
     /// Whether the steps done end a row of the curve that is not written yet; also after a stop between the two.
     fn row_is_due(&self) -> bool {
-        self.state.sums.steps > 0 && (self.validates() || self.state.step.is_multiple_of(ROW_EVERY))
+        let any = self.state.sums.steps > 0 || !self.waiting.is_empty();
+        any && (self.validates() || self.state.step.is_multiple_of(ROW_EVERY))
     }
 
     /// Writes the row, and validates where that is due. False where a stop was asked for meanwhile: then the row is still
@@ -218,6 +251,7 @@ impl<'a> Run<'a> {
         dir: &Path,
         monitor: &dyn Monitor,
     ) -> Result<bool> {
+        self.settle()?;
         let step = self.state.step;
         let dice = match self.validates().then(|| self.validate(data, features, monitor)).transpose() {
             Err(error) if error.is::<Stopped>() => return Ok(false),
@@ -275,7 +309,8 @@ impl<'a> Run<'a> {
         Ok(checkpoint::prefixed("", self.method.params().named()).chain(moments).collect())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        self.settle()?;
         checkpoint::save(&dir.join(checkpoint::FILE), self.tensors()?, &self.state)
     }
 

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::prefetch::ahead;
 use super::sampler::{shuffled, with_workspace};
 use super::{Checkpoints, Diverged, Monitor, Outcome, Progress, Row, checkpoint, json_lines};
 use crate::data::{Dataset, Geometry};
@@ -69,23 +70,46 @@ pub fn pretrain(
     let mut run = Run::start(settings, dir, monitor)?;
     let total = settings.diffusion.iterations;
     let mut checkpoints = Checkpoints::new(monitor);
-    while run.state.step < total {
-        if monitor.stopped() {
-            run.save(dir)?;
-            return Ok(Outcome::Stopped);
+    let make = |step| Drawn::of(settings, data, step);
+    let finished = ahead(run.state.step..total, make, |next| -> Result<bool> {
+        while run.state.step < total {
+            if monitor.stopped() {
+                return Ok(false);
+            }
+            let loss = run.step(&next()?)?;
+            let step = run.state.step;
+            if step.is_multiple_of(ROW_EVERY) || step == total {
+                let row = run.row();
+                run.state.history.push(row);
+            }
+            monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note: None });
+            if step < total {
+                checkpoints.when_due(|| run.save(dir))?;
+            }
         }
-        let loss = run.step(data)?;
-        let step = run.state.step;
-        if step.is_multiple_of(ROW_EVERY) || step == total {
-            let row = run.row();
-            run.state.history.push(row);
-        }
-        monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note: None });
-        if step < total {
-            checkpoints.when_due(|| run.save(dir))?;
-        }
+        Ok(true)
+    })?;
+    if !finished {
+        run.save(dir)?;
+        return Ok(Outcome::Stopped);
     }
     run.finish(dir, monitor)
+}
+
+/// What a step draws, a function of its number: made on another thread while the step before runs.
+struct Drawn {
+    images: Tensor,
+    t: Vec<usize>,
+    noise: Tensor,
+}
+
+impl Drawn {
+    fn of(settings: &PretrainSettings, data: &Dataset, step: usize) -> Result<Self> {
+        let DiffusionSettings { batch, seed, .. } = settings.diffusion;
+        let images = images(settings, data, step)?;
+        let (t, noise) = draw(&mut stream(seed, "diffusion/noise", step as u64), batch, settings.size)?;
+        Ok(Self { images, t, noise })
+    }
 }
 
 /// A model to read features from: the weights of [`EMA`] in the pre-training's folder `dir`.
@@ -120,14 +144,12 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    fn step(&mut self, data: &Dataset) -> Result<f64> {
-        let DiffusionSettings { batch, lr, ema: decay, seed, .. } = self.settings.diffusion;
+    fn step(&mut self, drawn: &Drawn) -> Result<f64> {
+        let DiffusionSettings { lr, ema: decay, seed, .. } = self.settings.diffusion;
         let step = self.state.step;
-        let images = images(self.settings, data, step)?;
-        let mut rng = stream(seed, "diffusion/noise", step as u64);
-        let (t, noise) = draw(&mut rng, batch, self.settings.size)?;
+        let Drawn { images, t, noise } = drawn;
         let tape = Tape::new(Mode::Train, stream_seed(seed, "diffusion/dropout", step as u64));
-        let loss = training_loss(&tape, &self.net, &self.schedule, &images, &t, &noise)?;
+        let loss = training_loss(&tape, &self.net, &self.schedule, images, t, noise)?;
         let total = scalar(&loss.loss)?;
         ensure!(total.is_finite(), Diverged { step, loss: total, setting: "diffusion.lr", value: lr });
         for (t, loss) in t.iter().zip(&loss.per_sample) {

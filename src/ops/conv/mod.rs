@@ -16,13 +16,14 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
+use super::gpu::Gpu;
 use super::matmul::{Matrix, matmul};
 use super::norm::BatchNorm;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
 /// The sizes of one convolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) batch: usize,
     /// Channels, rows and columns of the input.
@@ -101,6 +102,21 @@ impl Algorithm {
     }
 }
 
+/// What a pass makes of its two inputs.
+#[cfg(test)]
+pub(super) type Pass = Box<dyn Fn(&[f32], &[f32]) -> Vec<f32>>;
+
+/// y of (x, w), dw of (x, dy), dx of (w, dy): what the GPU's convolutions are held to.
+#[cfg(test)]
+pub(super) fn passes(shape: &Shape) -> [Pass; 3] {
+    let (shape, Algorithm { forward, backward_weights, backward_data }) = (*shape, Algorithm::of(shape));
+    [
+        Box::new(move |x, w| forward(&shape, x, w, None, 1.0)),
+        Box::new(move |x, g| backward_weights(&shape, x, g)),
+        Box::new(move |w, g| backward_data(&shape, w, g)),
+    ]
+}
+
 /// LeakyReLU in place; slope 1 changes nothing.
 fn leaky(mut y: Vec<f32>, slope: f32) -> Vec<f32> {
     if slope != 1.0 {
@@ -126,6 +142,9 @@ impl Tape {
     /// Convolution, as PyTorch's `conv2d`: x `[B,I,H,W]`, w `[O,I,k,k]`, b `[O]`; zero padding on all sides.
     pub fn conv2d(&self, x: &Var, w: &Var, b: Option<&Var>, stride: usize, padding: usize) -> Result<Var> {
         let shape = Shape::new(x, w, b, stride, padding)?;
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.conv2d(self, x, w, b, shape);
+        }
         let y = {
             let (input, weight) = (floats(x.value())?, floats(w.value())?);
             let bias = b.map(|b| floats(b.value())).transpose()?;
@@ -150,6 +169,36 @@ impl Tape {
         })
     }
 
+    /// [`conv2d`](Self::conv2d) and [`batch_norm_leaky_dropout`](Self::batch_norm_leaky_dropout) in a mode that trains. On a
+    /// GPU the bias, which the norm takes away again, is neither added nor given a gradient other than 0.
+    ///
+    /// # Errors
+    /// In eval mode.
+    #[expect(clippy::too_many_arguments, reason = "two ops in one")]
+    pub fn conv2d_norm_leaky_dropout(
+        &self,
+        x: &Var,
+        (w, b): (&Var, &Var),
+        (gamma, beta): (&Var, &Var),
+        (mean, var): (&Tensor, &Tensor),
+        settings: BatchNorm,
+        slope: f64,
+        p: f64,
+        [stride, padding]: [usize; 2],
+    ) -> Result<Var> {
+        ensure!(self.mode().trains(), "in eval mode a batch norm is folded into its convolution");
+        let Some(gpu) = Gpu::of(x.value()) else {
+            let y = self.conv2d(x, w, Some(b), stride, padding)?;
+            return self.batch_norm_leaky_dropout(&y, gamma, beta, mean, var, settings, slope, p);
+        };
+        Shape::new(x, w, Some(b), stride, padding)?;
+        let y = self.conv2d(x, w, None, stride, padding)?;
+        let named =
+            [("gamma", gamma.value()), ("beta", beta.value()), ("the mean", mean), ("the variance", var)];
+        let after = super::norm::trained(self, &y, &named, slope, p)?;
+        gpu.batch_norm(self, &y, Some(b), gamma, beta, mean, var, settings, after)
+    }
+
     /// [`conv2d`](Self::conv2d) with stride 1 and [`batch_norm_leaky_dropout`](Self::batch_norm_leaky_dropout) in eval
     /// mode as one convolution: the running statistics are folded into its weights. Nothing is recorded.
     ///
@@ -171,6 +220,19 @@ impl Tape {
         let o = shape.output.0;
         for values in [gamma.value(), beta.value(), mean, var] {
             ensure!(values.dims() == [o], "a norm of {:?} after {o} channels", values.dims());
+        }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            let (affine, running) = ((gamma, beta), (mean, var));
+            return gpu.conv2d_folded_norm_leaky(
+                self,
+                x,
+                (w, b),
+                affine,
+                running,
+                settings,
+                slope as f32,
+                shape,
+            );
         }
         let (gamma, beta, mean, var) =
             (floats(gamma.value())?, floats(beta.value())?, floats(mean)?, floats(var)?);
@@ -206,6 +268,9 @@ impl Tape {
         );
         if let Some(b) = b {
             ensure!(b.dims() == [o], "the bias of a convolution has shape {:?}, not [{o}]", b.dims());
+        }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.conv_transpose2x2(self, x, w, b);
         }
         let sizes = Transposed { batch, i, o, h, w: width };
         let y = {

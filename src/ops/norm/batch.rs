@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use super::{Activation, After, Plane, backward, check, combine, forward, join, plane_moments};
 use crate::ops::buffer::{floats, tensor, update};
 use crate::ops::elementwise::check_probability;
+use crate::ops::gpu::Gpu;
 use crate::ops::random::Mask;
 use crate::ops::tape::{Tape, Var};
 
@@ -63,6 +64,13 @@ impl Tape {
         let trains = self.mode().trains();
         let mask = (trains && p > 0.0).then(|| Mask::new(self.next_key(), p));
         let after = After { activation: Activation::Leaky(slope as f32), mask };
+        if let Some(gpu) = Gpu::of(x.value()) {
+            ensure!(
+                !trains || b * size > 1,
+                "batch norm in train mode needs more than one value per channel"
+            );
+            return gpu.batch_norm(self, x, None, gamma, beta, running_mean, running_var, settings, after);
+        }
         let values = floats(x.value())?;
         let statistics: Vec<(f64, f64)> = if trains {
             let moments = plane_moments(&values, size);

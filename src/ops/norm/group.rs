@@ -8,6 +8,7 @@ use super::{
 };
 use crate::ops::buffer::{floats, tensor};
 use crate::ops::elementwise::check_probability;
+use crate::ops::gpu::Gpu;
 use crate::ops::random::Mask;
 use crate::ops::simd::multiversion;
 use crate::ops::tape::{Tape, Var};
@@ -58,15 +59,18 @@ impl Tape {
         let named = [("group norm's gamma", gamma.value()), ("group norm's beta", beta.value())];
         let (b, c, size) = check(x, &named)?;
         ensure!(groups > 0 && c.is_multiple_of(groups), "{c} channels do not split into {groups} groups");
+        for (name, v) in modulation.iter().flat_map(|(scale, shift)| [("scale", scale), ("shift", shift)]) {
+            ensure!(v.dims() == [b, c], "{name} has shape {:?}, not [{b}, {c}]", v.dims());
+        }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.group_norm(self, x, gamma, beta, modulation, groups, eps, after);
+        }
         let width = c / groups;
         let (gammas, betas) = (floats(gamma.value())?.to_vec(), floats(beta.value())?.to_vec());
         // 1 + scale and shift of each plane.
         let (factors, shifts) = match modulation {
             None => (vec![1.0; b * c], vec![0.0; b * c]),
             Some((scale, shift)) => {
-                for (name, v) in [("scale", scale), ("shift", shift)] {
-                    ensure!(v.dims() == [b, c], "{name} has shape {:?}, not [{b}, {c}]", v.dims());
-                }
                 let factors = floats(scale.value())?.iter().map(|s| 1.0 + s).collect::<Vec<f32>>();
                 (factors, floats(shift.value())?.to_vec())
             }
@@ -138,6 +142,9 @@ impl Tape {
         for (name, v) in [("scale", scale), ("shift", shift)] {
             ensure!(v.dims() == [b, c], "{name} has shape {:?}, not [{b}, {c}]", v.dims());
         }
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.affine(self, x, Some(scale), Some(shift));
+        }
         let values = floats(x.value())?;
         let (scales, shifts) = (floats(scale.value())?, floats(shift.value())?);
         let planes: Vec<Plane> = (scales.iter().zip(shifts.iter()))
@@ -166,6 +173,9 @@ impl Tape {
     pub fn add_channel(&self, x: &Var, v: &Var) -> Result<Var> {
         let (b, c, size) = check(x, &[])?;
         ensure!(v.dims() == [b, c], "the channel values have shape {:?}, not [{b}, {c}]", v.dims());
+        if let Some(gpu) = Gpu::of(x.value()) {
+            return gpu.affine(self, x, None, Some(v));
+        }
         let values = floats(x.value())?;
         let shifts = floats(v.value())?;
         let plane = |&b: &f32| Plane { mean: 0.0, inverse: 1.0, a: 1.0, b };

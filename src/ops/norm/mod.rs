@@ -17,10 +17,10 @@ use super::buffer::uninit;
 use super::math::{self, lane_sum, lane_sum2};
 use super::random::{Mask, PlaneMask};
 use super::simd::multiversion;
-use super::tape::Var;
+use super::tape::{Tape, Var};
 
 #[derive(Clone, Copy, Debug)]
-enum Activation {
+pub(super) enum Activation {
     Leaky(f32),
     Silu,
 }
@@ -165,9 +165,9 @@ fn plane_moments(x: &[f32], size: usize) -> Vec<(f64, f64)> {
 
 /// What follows the normalisation.
 #[derive(Clone, Copy)]
-struct After {
-    activation: Activation,
-    mask: Option<Mask>,
+pub(super) struct After {
+    pub(super) activation: Activation,
+    pub(super) mask: Option<Mask>,
 }
 
 fn forward(x: &[f32], planes: &[Plane], after: After) -> Vec<f32> {
@@ -212,6 +212,15 @@ fn combine(x: &[f32], g: &mut [f32], planes: &[Plane], factors: &[(f32, f32)]) {
     work.with_min_len(grain(size)).for_each(|(((g, x), plane), &(first, second))| {
         combine_plane(x, g, plane.mean, plane.a, first, second);
     });
+}
+
+/// What follows a batch norm that trains, after a check of its values.
+pub(super) fn trained(tape: &Tape, x: &Var, named: &[(&str, &Tensor)], slope: f64, p: f64) -> Result<After> {
+    let (b, _, size) = check(x, named)?;
+    super::elementwise::check_probability(p)?;
+    ensure!(b * size > 1, "batch norm in train mode needs more than one value per channel");
+    let mask = (p > 0.0).then(|| Mask::new(tape.next_key(), p));
+    Ok(After { activation: Activation::Leaky(slope as f32), mask })
 }
 
 fn check(x: &Var, per_channel: &[(&str, &Tensor)]) -> Result<(usize, usize, usize)> {

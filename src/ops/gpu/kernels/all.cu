@@ -1,0 +1,10 @@
+// All kernels as one module. nvcc makes PTX of it (build.rs); the tests make a library for the processor of it (shim.h).
+#include "common.cuh"
+#include "elementwise.cuh"
+#include "shape.cuh"
+#include "norm.cuh"
+#include "maps.cuh"
+#include "loss.cuh"
+#include "consistency.cuh"
+#include "tokens.cuh"
+#include "optim.cuh"
