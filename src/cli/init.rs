@@ -40,9 +40,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         })
         .or_bad_input()?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {shown}"))?;
-    let next = match args.cluster {
-        true => "`sweep run FILE --executor slurm` reads it beside FILE, or in ~/.config/sweep".to_owned(),
-        false => format!("`sweep plan {shown}` shows what it would do"),
+    let next = if args.cluster {
+        "`sweep run FILE --executor slurm` reads it beside FILE, or in ~/.config/sweep".to_owned()
+    } else {
+        format!("`sweep plan {shown}` shows what it would do")
     };
     say(&format!("{shown} is written; {next}"))?;
     Ok(Ending::Done)

@@ -167,7 +167,7 @@ fn render(output: &Output, index: &Index, store: &Store, summary: &Summary) -> R
 /// Removes what killed processes left, once nobody else uses the store. What cannot be removed is in nobody's way.
 fn tidy(store: &Store, output: &Output) {
     // Jobs on other machines may be at work where locks do not reach from one machine to another.
-    let jobs = standings(store).is_ok_and(|jobs| jobs.iter().any(|job| job.is_live()));
+    let jobs = standings(store).is_ok_and(|jobs| jobs.iter().any(Standing::is_live));
     if !jobs && store.tidy().unwrap_or(false) {
         let _ = output.tidy();
     }

@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
                     Update::Line(line) => self.line(line),
                     Update::Started { task, threads } => self.started(task, threads),
                     Update::Note(text) => self.reporter.notice(&Notice::Note { text: &text }),
-                    Update::Exited { task, exit } => self.exited(task, exit),
+                    Update::Exited { task, exit } => self.exited(task, &exit),
                 }
             }
             for task in std::mem::take(&mut self.withdrawn) {
@@ -326,10 +326,7 @@ impl<'a> Run<'a> {
             return;
         }
         let load = |device: &&Device| self.running.values().filter(|task| task.device == **device).count();
-        let device = match executor.queues() {
-            true => Device::Cpu, // its jobs know better
-            false => self.options.devices.iter().min_by_key(load).copied().unwrap_or_default(),
-        };
+        let device = self.options.devices.iter().min_by_key(load).copied().unwrap_or_default();
         let after: BTreeSet<usize> =
             stages.iter().flat_map(|&i| plan.parents(i)).filter(|&i| self.queue.is_submitted(i)).collect();
         let task = Task {

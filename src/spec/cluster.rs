@@ -217,9 +217,10 @@ fn read(root: &Node, report: &mut Reporter) -> Cluster {
         return Cluster::default();
     };
     for (name, _) in entries.iter().filter(|(name, _)| !sections.contains(&name.text.as_str())) {
-        let help = match KEYS.contains(&name.text.as_str()) {
-            true => Some(format!("`{}` goes under `{DEFAULT}` or a kind of stage", name.text)),
-            false => did_you_mean(&name.text, sections.iter().copied()),
+        let help = if KEYS.contains(&name.text.as_str()) {
+            Some(format!("`{}` goes under `{DEFAULT}` or a kind of stage", name.text))
+        } else {
+            did_you_mean(&name.text, sections.iter().copied())
         };
         let message =
             format!("unknown section `{}`: expected {}", yaml::shorten(&name.text), choice(&sections));

@@ -13,7 +13,7 @@ const LOSSES: usize = 5;
 
 impl Run<'_> {
     /// A task is over.
-    pub(super) fn exited(&mut self, task: usize, exit: Exit) {
+    pub(super) fn exited(&mut self, task: usize, exit: &Exit) {
         let Some(Running { stages, .. }) = self.running.remove(&task) else { return };
         for i in stages {
             // A process may die between publishing a stage and saying so: the store is the truth.
@@ -21,7 +21,7 @@ impl Run<'_> {
                 self.settle(i, Outcome::Done { seconds: meta.seconds, shared: false });
                 continue;
             }
-            match &exit {
+            match exit {
                 // A terminal's Ctrl-C reaches the processes as well, perhaps before it was passed on.
                 _ if self.stopping > 0 || self.stop.requests() > 0 => self.settle(i, Outcome::Interrupted),
                 Exit::Interrupted => {

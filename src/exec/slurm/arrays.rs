@@ -137,7 +137,10 @@ fn nearest(mut after: BTreeSet<Place>, waits_for: &dyn Fn(Place) -> Vec<Place>) 
     after.into_iter().collect()
 }
 
+/// What all elements of an array have in common: kind and shortages.
 type Sort = (StageKind, u32);
+/// Elements by their numbers, with the indices that they must have, where they must.
+type Members = Vec<(Option<u32>, usize)>;
 
 /// Elements of one level, those together that can be one array.
 #[derive(Default)]
@@ -157,8 +160,8 @@ impl Classes {
     }
 
     /// Each class with what it waits for and, where they are given by that, the indices of its members.
-    fn finish(mut self) -> Vec<(Sort, Waits, Vec<(Option<u32>, usize)>)> {
-        let mut classes: Vec<(Sort, Waits, Vec<(Option<u32>, usize)>)> = Vec::new();
+    fn finish(mut self) -> Vec<(Sort, Waits, Members)> {
+        let mut classes: Vec<(Sort, Waits, Members)> = Vec::new();
         let mut one_by_one: HashMap<(Sort, usize), usize> = HashMap::new();
         for key in self.order {
             let members = self.members.remove(&key).unwrap_or_default();
@@ -186,7 +189,7 @@ impl Classes {
 }
 
 /// Cuts a class into arrays of at most `most` elements.
-fn chunks(members: Vec<(Option<u32>, usize)>, waits: &Waits, most: u32) -> Vec<BTreeMap<u32, usize>> {
+fn chunks(members: Members, waits: &Waits, most: u32) -> Vec<BTreeMap<u32, usize>> {
     if let Waits::ForEach(_) = waits {
         // The indices are those of an array that was cut before.
         return vec![members.into_iter().filter_map(|(index, n)| Some((index?, n))).collect()];

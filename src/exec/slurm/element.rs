@@ -49,9 +49,10 @@ impl Element {
         let at = now();
         let earlier = record.begins(index);
         // It waited since it could have run: since what it reads was there, or since it was stopped.
-        let since = match earlier.is_empty() {
-            true => Some(parents_end(store, &keys).map_or(job.submitted, |end| end.max(job.submitted))),
-            false => record.end(index).map(|end| end.at),
+        let since = if earlier.is_empty() {
+            Some(parents_end(store, &keys).map_or(job.submitted, |end| end.max(job.submitted)))
+        } else {
+            record.end(index).map(|end| end.at)
         };
         let waited = since.map_or(0.0, |since| (at - since).max(0.0));
         let id = std::env::var("SLURM_ARRAY_JOB_ID").ok().and_then(|id| id.parse::<u64>().ok());

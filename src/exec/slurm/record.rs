@@ -242,7 +242,12 @@ impl Record {
         let mut text = fs::read_to_string(&path).unwrap_or_default();
         match indices {
             None => text.push_str("all\n"),
-            Some(indices) => indices.iter().for_each(|index| text.push_str(&format!("{index}\n"))),
+            Some(indices) => {
+                for index in indices {
+                    text.push_str(&index.to_string());
+                    text.push('\n');
+                }
+            }
         }
         files::write_atomic(path, text)
     }

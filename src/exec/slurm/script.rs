@@ -31,7 +31,11 @@ pub(super) fn script(
     (setting, store): (&Setting, &Store),
 ) -> String {
     let mut text = String::from("#!/bin/bash\n");
-    let mut option = |text_: String| text.push_str(&format!("#SBATCH {text_}\n"));
+    let mut option = |option: String| {
+        text.push_str("#SBATCH ");
+        text.push_str(&option);
+        text.push('\n');
+    };
     option(format!("--job-name={}", record.name));
     option(format!("--array={}", arrays::array(elements, request.throttle)));
     if let Some(dependency) = dependency {
@@ -77,7 +81,8 @@ fn body(record: &Record, request: &Request, setting: &Setting, store: &Store) ->
     let mut before: Vec<String> =
         request.modules.iter().map(|module| format!("module load {}", quoted(module))).collect();
     before.extend(request.setup.iter().cloned());
-    let before = before.iter().map(|line| format!("{line}\n")).collect::<String>();
+    before.push(String::new());
+    let before = before.join("\n");
     let threads =
         request.cpus.map_or("${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}".to_owned(), |n| n.to_string());
     let (device, every) = (&request.device, setting.checkpoint_every.as_secs_f64());

@@ -59,6 +59,7 @@ pub(super) fn state(word: &str, reason: &str) -> State {
 
 /// Everything that is known of a job that is being waited for.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each was looked at for itself")]
 pub(super) struct Seen<'a> {
     /// What Slurm calls it; none where it does not list the job any more.
     pub(super) state: Option<State>,

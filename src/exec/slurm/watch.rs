@@ -38,6 +38,10 @@ const STUCK: [&str; 10] = [
 ];
 
 /// Questions to Slurm: one at a time, on a thread of its own, no more than one a second.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they say different things, each about one of Slurm's programs"
+)]
 pub(super) struct Watch {
     commands: Commands,
     patience: Patience,
