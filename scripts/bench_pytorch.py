@@ -22,6 +22,7 @@ imports and before anything was built. Ours are the same two. Needs torch, and t
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import statistics
@@ -58,11 +59,13 @@ def child(args):
     import torch.nn.functional as F
     from torch import nn
 
-    try:
-        import safetensors.torch  # noqa: F401
-    except ImportError:  # fixtures_nn writes files with it, which nobody asks for here
-        sys.modules["safetensors"] = sys.modules["safetensors.torch"] = types.ModuleType("safetensors.torch")
-        sys.modules["safetensors.torch"].save_file = None
+    # fixtures_nn also writes files, which nobody asks for here: what only that needs may be missing.
+    for missing in ("numpy", "safetensors", "safetensors.torch"):
+        try:
+            importlib.import_module(missing)
+        except ImportError:
+            sys.modules[missing] = types.ModuleType(missing)
+            sys.modules[missing].save_file = None
 
     from fixtures_nn import DiffusionUNet, UNet
 
