@@ -95,7 +95,7 @@ fn plots_are_drawn_and_exported() {
     for (args, word) in [
         (vec!["plot", "quickstart", "--kind", "sensitivity", "--x", "taw"], "no axis of the sweep"),
         (vec!["plot", "quickstart", "--kind", "heatmap"], "two axes"),
-        (vec!["plot", "acdc", "--kind", "overlay"], "may show patients"),
+        (vec!["plot", "acdc-lite", "--kind", "overlay"], "may show patients"),
         (vec!["plot", "quickstart", "--kind", "overlay"], "--store"),
         (vec!["plot", "nothing"], "run the sweep first"),
         (vec!["plot", "quickstart", "--y", "hd95"], "--kind"),

@@ -108,7 +108,7 @@ fn a_sweep_for_programs_has_counts_and_with_all_each_stage_and_how_it_came_to_be
 
     let mut value = show::object(&view, &store);
     value["failed"][0]["log"] = json!("LOG");
-    insta::assert_snapshot!(steady(&serde_json::to_string(&value).unwrap(), &index), @r#"{"description":"two thresholds","failed":[{"key":"KEY-OF-STAGE-2","kind":"train","label":"train mcsd 2 cases dic tau=0.9 seed=1","log":"LOG","message":"no"}],"file":"/sweeps/small.yaml","kinds":[{"done":0,"failed":0,"kind":"prepare","running":0,"total":1,"waiting":1},{"done":1,"failed":1,"kind":"train","running":0,"total":4,"waiting":2},{"done":0,"failed":0,"kind":"evaluate","running":0,"total":4,"waiting":4}],"name":"small","points":{"done":0,"failed":1,"running":0,"total":4,"waiting":3},"running":[],"runs":[],"stages":{"done":1,"failed":1,"running":0,"total":9,"waiting":7}}"#);
+    insta::assert_snapshot!(steady(&serde_json::to_string(&value).unwrap(), &index), @r#"{"description":"two thresholds","failed":[{"key":"KEY-OF-STAGE-2","kind":"train","label":"train mcsd 2 cases dic tau=0.9 seed=1","log":"LOG","message":"no"}],"file":"/sweeps/small.yaml","jobs":[],"kinds":[{"done":0,"failed":0,"kind":"prepare","running":0,"total":1,"waiting":1},{"done":1,"failed":1,"kind":"train","running":0,"total":4,"waiting":2},{"done":0,"failed":0,"kind":"evaluate","running":0,"total":4,"waiting":4}],"name":"small","points":{"done":0,"failed":1,"running":0,"total":4,"waiting":3},"running":[],"runs":[],"stages":{"done":1,"failed":1,"running":0,"total":9,"waiting":7}}"#);
 
     let whole = show::whole(&view, &store).unwrap();
     assert_eq!(whole["all"]["points"].as_array().map(Vec::len), Some(4));
