@@ -2,7 +2,7 @@
 //!
 //! Slurm has the queue, and it outlives this process: every task is handed over at once, those of one kind as one array,
 //! with the arrays that it waits for. An element runs the same `sweep stage` as a worker of this machine does. What was
-//! submitted stands in the store ([`record`]), written before and confirmed after: a run that begins again finds its live
+//! submitted stands in the store (`record`), written before and confirmed after: a run that begins again finds its live
 //! jobs, submits none of them twice, and collects what ended meanwhile. Nothing is asked of Slurm more than once a second.
 
 mod arrays;
