@@ -14,7 +14,7 @@ use crate::exec::Device;
 use crate::ops::{Place, Precision};
 use crate::spec::settings::Method;
 
-/// Steps of the short trainings of every method, and how far their losses may be apart.
+/// Steps of the short trainings of every method.
 const SHORT: usize = 5;
 /// Steps of the long one.
 const LONG: usize = 300;
