@@ -129,6 +129,7 @@ include:
   - {{ method: supervised, train.loss: ce, evaluate.empty: diagonal, evaluate.select: last }}
   - {{ diffusion.iterations: 0 }}
   - {{ diffusion.resblock_updown: false, diffusion.scale_shift_norm: false }}
+  - {{ train.precision: bf16, diffusion.precision: tf32 }}
 "
     )
     .replace("  method: mcsd\n", "");
@@ -136,7 +137,13 @@ include:
     let (code, out, err) = folder.run(&["run", "tiny.yaml"]);
     assert_eq!(code, 0, "{out}\n{err}");
     let points = fs::read_to_string(folder.path("results/tiny/points.csv")).expect("the frame");
-    assert_eq!(points.matches(",done,").count(), 7, "{points}");
+    assert_eq!(points.matches(",done,").count(), 8, "{points}");
+    let logs = fs::read_dir(folder.path("results/.store/logs")).expect("the logs").flatten();
+    let logs: String = logs.map(|log| fs::read_to_string(log.path()).expect("readable")).collect();
+    for (precision, stages) in [("bf16", 1), ("tf32", 3)] {
+        let said = logs.matches(&format!("computes in f32: a processor knows no {precision}")).count();
+        assert_eq!(said, stages, "trainings, and models with their features: {logs}");
+    }
 }
 
 #[test]

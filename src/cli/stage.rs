@@ -16,7 +16,7 @@ use super::{Ending, seconds, tell};
 use crate::exec::slurm::{Element, LATE, never_began};
 use crate::exec::{Device, Line, Order, STOP, Verdict, Word, Worker};
 use crate::ops::affinity;
-use crate::stage::{CHECKPOINT_EVERY, Context, StageSpec};
+use crate::stage::CHECKPOINT_EVERY;
 use crate::store::key::Key;
 use crate::store::{DEFAULT_ROOT, Store};
 
@@ -123,10 +123,7 @@ fn obey(
         None => write(&Word::Line(line)),
     };
     let every = args.checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
-    // Stages compute in this thread, which has opened the device.
-    let device = args.device;
-    let run = move |jobs: &[(StageSpec, Context<'_>)]| device.open()?.run(|| crate::stage::run(jobs));
-    let mut worker = Worker::new(store, &run, &emit, stop, every);
+    let mut worker = Worker::new(store, &crate::stage::run, &emit, stop, every);
     if let Some(element) = element {
         worker = worker.in_job(element.queued().clone(), LATE);
     }

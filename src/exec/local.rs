@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Device, Executor, Exit, INTERRUPTED, Line, Order, STOP, Task, Update, Verdict, Word, cores};
 use crate::store::Store;
+use crate::store::provenance::named_gpu;
 
 /// A process whose task took longer is not used again.
 const SHORT: Duration = Duration::from_secs(1);
@@ -113,7 +114,7 @@ impl Local {
             Device::Cpu => Device::Cpu,
             Device::Cuda(number) => {
                 let all = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
-                command.env("CUDA_VISIBLE_DEVICES", visible(&all, number));
+                command.env("CUDA_VISIBLE_DEVICES", named_gpu(&all, number));
                 Device::Cuda(0)
             }
         };
@@ -253,14 +254,9 @@ impl Drop for Local {
         }
         for process in self.processes.values_mut().filter(|process| process.task.is_none()) {
             let _ = process.child.wait(); // it is as gone as can be
+            let _ = process.reader.take().map(JoinHandle::join); // and its last words are in the log
         }
     }
-}
-
-/// What names the device `number` of those that this process sees, which are `all`: a list of `CUDA_VISIBLE_DEVICES`.
-fn visible(all: &str, number: usize) -> String {
-    let named = all.split(',').map(str::trim).filter(|name| !name.is_empty()).nth(number);
-    named.map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// Passes on what a process writes to its standard output.
@@ -324,14 +320,4 @@ fn memory_kills() -> Option<u64> {
     };
     let (machine, group) = (count("/proc/vmstat"), count("/sys/fs/cgroup/memory.events"));
     machine.or(group).map(|_| machine.unwrap_or(0) + group.unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_numbered_among_those_that_this_process_sees() {
-        assert_eq!([visible("", 1), visible("2, 5", 1), visible("GPU-ab,GPU-cd", 0)], ["1", "5", "GPU-ab"]);
-    }
 }

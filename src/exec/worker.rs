@@ -227,9 +227,13 @@ impl<'a> Worker<'a> {
             self.log(&job.key, &text);
             self.say(&job.key, Life::Started);
         }
-        let run = catch_unwind(AssertUnwindSafe(|| (self.run)(&stages)));
-        for job in jobs {
-            let _ = job.work.note_time(begun.elapsed().mul_f64(share)); // a figure, not worth a failure
+        // In this thread, which opens the device once and keeps it.
+        let run = || self.device.get().open()?.run(|| (self.run)(&stages));
+        let run = catch_unwind(AssertUnwindSafe(run));
+        if !matches!(run, Ok(Ok(_))) {
+            for job in jobs {
+                let _ = job.work.note_time(begun.elapsed().mul_f64(share)); // a figure, not worth a failure
+            }
         }
         let summaries = run.unwrap_or_else(|panic| Err(anyhow!("a bug: panicked: {}", words_of(&*panic))))?;
         ensure!(

@@ -6,6 +6,8 @@ use std::ops::{Add, Mul};
 use anyhow::Result;
 use candle_core::Tensor;
 
+use crate::ops::scalar;
+
 /// A number, or a sum of numbers some of which are still on a GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Figure {
@@ -19,11 +21,11 @@ impl Figure {
     ///
     /// # Errors
     /// Where it is none.
-    pub fn of(scalar: &Tensor) -> Result<Self> {
-        if scalar.device().is_cpu() {
-            return Ok(Self { known: value(scalar)?, waiting: Vec::new() });
+    pub fn of(value: &Tensor) -> Result<Self> {
+        if value.device().is_cpu() {
+            return Ok(Self { known: f64::from(scalar(value)?), waiting: Vec::new() });
         }
-        Ok(Self { known: 0.0, waiting: vec![(1.0, scalar.clone())] })
+        Ok(Self { known: 0.0, waiting: vec![(1.0, value.clone())] })
     }
 
     /// The number. Waits for the GPU that computes it, if one does.
@@ -31,12 +33,10 @@ impl Figure {
     /// # Errors
     /// Of that GPU.
     pub fn read(&self) -> Result<f64> {
-        self.waiting.iter().try_fold(self.known, |sum, (factor, scalar)| Ok(sum + factor * value(scalar)?))
+        self.waiting
+            .iter()
+            .try_fold(self.known, |sum, (factor, value)| Ok(sum + factor * f64::from(scalar(value)?)))
     }
-}
-
-fn value(scalar: &Tensor) -> Result<f64> {
-    Ok(f64::from(scalar.flatten_all()?.to_vec1::<f32>()?[0]))
 }
 
 impl Add for Figure {

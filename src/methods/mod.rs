@@ -171,11 +171,6 @@ pub(crate) fn figure(value: &Var) -> Result<Figure> {
     Figure::of(value.value())
 }
 
-/// The number in a scalar.
-pub(crate) fn scalar(value: &Var) -> Result<f64> {
-    Ok(f64::from(value.value().flatten_all()?.to_vec1::<f32>()?[0]))
-}
-
 /// The U-Net of a method's image stream, called `name`.
 fn unet(b: &mut Builder, name: &str, settings: &Settings) -> Result<UNet> {
     b.within(name, |b| UNet::new(b, 1, CLASSES, &settings.unet))

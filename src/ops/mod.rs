@@ -51,7 +51,7 @@ pub use gpu::{Place, Precision, gpus};
 pub use loss::{softmax_confidence, softmax_eval};
 pub use norm::BatchNorm;
 pub use optim::{AdamW, Sgd, ema, poly_lr};
-pub use tape::{Gradients, Mode, Tape, Var};
+pub use tape::{Gradients, Mode, Tape, Var, scalar};
 pub use tokens::{Rearrangement, Windows};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Shape, Tensor, TensorId};
 
 use super::gpu::{Gpu, Place};
@@ -80,8 +80,21 @@ impl Var {
     /// The number of a value with one element (a loss). On a GPU, waits for it.
     pub fn scalar(&self) -> Result<f32> {
         ensure!(self.len() == 1, "a value of shape {:?} is not a scalar", self.dims());
-        Ok(self.value.flatten_all()?.to_vec1::<f32>()?[0])
+        scalar(&self.value)
     }
+}
+
+/// The number of a tensor with one element. On a GPU, waits for it.
+///
+/// # Errors
+/// Where it has none, or cannot be read.
+pub fn scalar(tensor: &Tensor) -> Result<f32> {
+    tensor
+        .flatten_all()?
+        .to_vec1::<f32>()?
+        .first()
+        .copied()
+        .context("a tensor without elements is not a scalar")
 }
 
 /// Gradients by parameter, as [`Tape::backward`] returns them.

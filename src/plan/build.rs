@@ -32,10 +32,10 @@ use crate::store::key::{Key, canonical};
 pub(super) fn later() -> Value {
     json!({
         "data": { "unlabelled": false },
-        "diffusion": { "pixels": "signed" },
+        "diffusion": { "pixels": "signed", "precision": "f32" },
         "features": { "aligned": true },
         "mcsd": { "feature_dropout": false },
-        "train": { "lr_lag": 0, "selection": "val" },
+        "train": { "lr_lag": 0, "selection": "val", "precision": "f32" },
         "evaluate": { "variants": false },
         "consistency": { "weight": 0.1, "ramp": 1.0, "delay": 0 },
         "teacher": { "ema": 0.99, "warm_up": true, "buffers": false },

@@ -421,8 +421,21 @@ pub(super) fn slug(path: &str) -> String {
 
 /// The paths of `axes` as part of a file's name.
 pub(super) fn slugs(sweep: &Sweep, axes: &[usize]) -> String {
-    let names: Vec<String> = axes.iter().map(|&axis| slug(&sweep.axes[axis].path)).collect();
-    names.join("_")
+    let paths: Vec<&str> = axes.iter().map(|&axis| sweep.axes[axis].path.as_str()).collect();
+    joined(&paths)
+}
+
+/// Paths of axes as part of a file's name, which has an end: the rest of many is counted.
+pub(super) fn joined(paths: &[impl AsRef<str>]) -> String {
+    const MOST: usize = 120; // of the 255 bytes that file systems take
+    let mut name = String::new();
+    for (i, path) in paths.iter().map(AsRef::as_ref).enumerate() {
+        if i > 0 && name.len() + path.len() > MOST {
+            return format!("{name}_and_{}_more", paths.len() - i);
+        }
+        name.extend([if i == 0 { "" } else { "_" }, slug(path).as_str()]);
+    }
+    name
 }
 
 /// `Feature dimension D` as it stands within a sentence.

@@ -185,7 +185,7 @@ fn files_of(table: &Table) -> impl Iterator<Item = (String, String)> {
 fn build_tables(sweep: &Sweep, cases: &Cases, settings: &ReportSettings) -> Result<Vec<Table>> {
     let mut tables: Vec<Table> = Vec::new();
     for wanted in &settings.tables {
-        let rows = || format!("by_{}", figures::slug(&wanted.rows.names().join("_")));
+        let rows = || format!("by_{}", figures::joined(wanted.rows.names()));
         let slug = free(&wanted.name.clone().unwrap_or_else(rows), |slug| {
             tables.iter().any(|table| table.slug == slug)
         });

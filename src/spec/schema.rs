@@ -112,6 +112,7 @@ const fn key(path: &'static str, kind: Kind) -> Key {
 
 const SEED: Kind = Kind::Count(count(0, u64::MAX));
 const STEPS: u64 = 1_000_000_000;
+const PRECISION: Kind = Kind::Word(&["f32", "tf32", "bf16"]);
 const PROBABILITY: Kind = Kind::Number(Range::Probability);
 
 const METHODS: Kind = Kind::Word(&[
@@ -130,7 +131,7 @@ const METHODS: Kind = Kind::Word(&[
 ]);
 
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 71] = [
+pub(super) static KEYS: [Key; 73] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
     key("data.name", Kind::Word(&["phantom", "acdc", "mnms", "own"])),
     key("data.root", Kind::Folder),
@@ -161,6 +162,7 @@ pub(super) static KEYS: [Key; 71] = [
     key("diffusion.ema", Kind::Number(Range::BelowOne)),
     key("diffusion.seed", SEED),
     key("diffusion.pixels", Kind::Word(&["signed", "unit"])),
+    key("diffusion.precision", PRECISION),
     key("features.mode", Kind::Word(&["cached", "online"])),
     key("features.reduction", Kind::Word(&["learned", "fixed_random", "per_image_random"])),
     key("features.noise_seed", SEED),
@@ -180,6 +182,7 @@ pub(super) static KEYS: [Key; 71] = [
     key("train.validate_every", Kind::Count(count(1, STEPS))),
     key("train.lr_lag", Kind::Count(count(0, STEPS))),
     key("train.selection", Kind::Word(&["val", "test"])),
+    key("train.precision", PRECISION),
     key("augment.flip", PROBABILITY),
     key("augment.rotate", PROBABILITY),
     key("augment.jitter", PROBABILITY),

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 mod data;
 mod diffusion;
 mod methods;
+mod precision;
 
 pub use data::{DataName, DataSettings};
 pub use diffusion::{DiffusionSettings, FeatureMode, FeatureSettings, PixelRange, Reduction};
 pub use methods::{BcpSettings, ConsistencySettings, Method, TeacherSettings};
+pub use precision::Precision;
 
 /// Everything that decides the result of one point of a sweep. Where it runs is never part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -225,6 +227,9 @@ pub struct TrainSettings {
     /// refused without `--allow-test-selection`, and every table says so.
     #[serde(default = "val")]
     pub selection: EvaluateSplit,
+    /// How exactly a GPU computes it; a processor computes in `f32` and says so.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 const fn val() -> EvaluateSplit {
@@ -463,6 +468,7 @@ impl Settings {
                 ema: 0.9999,
                 seed: 0,
                 pixels: PixelRange::Signed,
+                precision: Precision::F32,
             },
             features: FeatureSettings {
                 mode: FeatureMode::Cached,
@@ -488,6 +494,7 @@ impl Settings {
                 validate_every: 200,
                 lr_lag: 0,
                 selection: EvaluateSplit::Val,
+                precision: Precision::F32,
             },
             augment: AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5 },
             evaluate: EvaluateSettings {

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Context, Interrupted, StageSpec, settings};
+use super::{Context, Interrupted, StageSpec, in_precision, settings};
 use crate::data::{Dataset, Geometry};
 use crate::spec::stages::FeaturesSettings;
 use crate::train::feature_cache::{Header, Writer};
@@ -17,6 +17,12 @@ const BATCH: usize = 8;
 
 /// Runs the stages of one model and one diffusion step.
 pub(super) fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
+    let context = &jobs[0].1;
+    let precision = DiffusionModel::settings(context.input("diffusion")?)?.diffusion.precision;
+    in_precision(precision, context, || run_all(jobs))
+}
+
+fn run_all(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
     let stages = jobs.iter().map(|(spec, _)| settings(spec)).collect::<Result<Vec<FeaturesSettings>>>()?;
     let (context, first) = (&jobs[0].1, stages[0]);
     let shared =

@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ops::Place;
+use crate::spec::settings::Precision;
 use crate::store::key::Key;
 use crate::train::{Monitor, Outcome, Progress};
 use event::Event;
@@ -166,6 +168,15 @@ pub fn run(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
         StageKind::Evaluate | StageKind::Features => evaluate::run(spec, context)?,
     };
     Ok(vec![summary])
+}
+
+/// Does `work` where this thread computes, in `precision` if that is a GPU.
+fn in_precision<T>(precision: Precision, context: &Context, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = Place::current();
+    if precision != Precision::default() && !place.is_gpu() {
+        context.note(format!("computes in {}: a processor knows no {precision}", Precision::default()));
+    }
+    place.at(precision)?.run(work)
 }
 
 /// The stage's settings in their type.

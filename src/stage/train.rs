@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::{Context, SHAPES, StageSpec, settings};
+use super::{Context, SHAPES, StageSpec, in_precision, settings};
 use crate::data::Dataset;
 use crate::methods::{Needs, cross_teaching, reads_features_at_test};
 use crate::nn::file;
@@ -21,18 +21,22 @@ use crate::train::method::{Inputs, train};
 /// Runs the stage.
 pub(super) fn run(spec: &StageSpec, context: &Context) -> Result<Value> {
     let settings: Settings = settings(spec)?;
+    in_precision(settings.train.precision, context, || run_with(&settings, spec, context))
+}
+
+fn run_with(settings: &Settings, spec: &StageSpec, context: &Context) -> Result<Value> {
     let LabelRatio::Cases(patients) = settings.label_ratio else {
         bail!("the plan left the label ratio open: {:?}", settings.label_ratio);
     };
     let data = Dataset::open(context.input("data")?)?;
-    let features = features(&settings, context)?;
-    let at_test = if reads_features_at_test(&settings) { Some(model(&settings, context)?) } else { None };
-    let start = if spec.local.is_null() { BTreeMap::new() } else { start(&settings, spec, context)? };
+    let features = features(settings, context)?;
+    let at_test = if reads_features_at_test(settings) { Some(model(settings, context)?) } else { None };
+    let start = if spec.local.is_null() { BTreeMap::new() } else { start(settings, spec, context)? };
     let inputs = Inputs { data: &data, features: &features, at_test: at_test.as_ref(), start };
-    let outcome = train(&settings, patients, &inputs, &context.dir, context)?;
+    let outcome = train(settings, patients, &inputs, &context.dir, context)?;
     let summary = Context::finished(outcome)?;
     files::write_unsynced(&context.dir.join(SHAPES), &serde_json::to_vec_pretty(&features.shapes()?)?)?;
-    files::write_unsynced(&context.dir.join(MODEL), &serde_json::to_vec_pretty(&settings)?)?;
+    files::write_unsynced(&context.dir.join(MODEL), &serde_json::to_vec_pretty(settings)?)?;
     Ok(summary)
 }
 

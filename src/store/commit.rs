@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::files::{self, explain};
 use super::key::Key;
+use super::meta;
 use super::provenance::{Provenance, QueuedJob};
 use super::tidy::{clear_work, remove};
 use super::verify::hash_of;
@@ -123,9 +124,9 @@ impl<'a> Work<'a> {
             files: found,
             provenance: Some(Provenance { queue: self.queue.clone(), ..provenance }),
         };
-        let bytes = serde_json::to_vec_pretty(&meta).context("a stage's summary is no JSON")?;
+        let text = meta::text(&meta).context("a stage's summary is no JSON")?;
         let path = self.dir.join(META);
-        let written = File::create(&path).and_then(|mut file| file.write_all(&bytes));
+        let written = File::create(&path).and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| explain(&error, "write", &path))?;
         paths.push(path);
         let durable = seconds >= WORTH_A_SYNC;

@@ -1,7 +1,7 @@
 //! The store: one folder per finished stage, published by one rename. What is on disk is the only truth.
 //!
 //! ```text
-//! objects/ab/abcd…/   finished: the stage's files, and meta.json with their sizes and hashes
+//! objects/ab/abcd…/   finished: the stage's files, and meta.json with their sizes and hashes, and its own
 //! tmp/abcd…/          being worked on, or left by a kill: checkpoints are found again here
 //! specs/abcd….json    what the stage is, for `sweep stage KEY`
 //! locks/abcd…         held while it is computed
@@ -21,6 +21,7 @@ mod inventory;
 mod list;
 mod listing;
 mod lock;
+mod meta;
 mod tidy;
 mod verify;
 #[cfg(test)]
@@ -290,7 +291,7 @@ fn read_meta(dir: &Path) -> Option<Meta> {
     parse_meta(dir).filter(|meta| meta.files.iter().all(whole))
 }
 
-/// The metadata of the object at `dir`, where it can be read.
+/// The metadata of the object at `dir`, where it can be read and is as it was written.
 fn parse_meta(dir: &Path) -> Option<Meta> {
-    serde_json::from_slice(&fs::read(dir.join(META)).ok()?).ok()
+    meta::parse(&fs::read(dir.join(META)).ok()?)
 }

@@ -22,7 +22,7 @@ pub struct Provenance {
     /// The content of the data set that the result comes from, as planning named it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// Where it was computed: `cpu`, `cuda:0`.
+    /// Where it was computed: `cpu`, or `cuda:` and the machine's number or name of the GPU, of however many the process saw.
     pub device: String,
     /// The processor, or the accelerator, by its name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,13 +55,16 @@ impl Provenance {
     /// What this process knows of itself at the end of work that began at `start` on `device` and comes from the data set
     /// `data`.
     pub fn of_process(start: SystemTime, device: &str, data: Option<String>) -> Self {
-        let cuda = device.strip_prefix("cuda");
+        let gpu = device.strip_prefix("cuda").map(|number| {
+            let number = number.trim_start_matches(':').parse().unwrap_or(0);
+            named_gpu(&std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default(), number)
+        });
         Self {
             commit: COMMIT.map(str::to_owned),
             data,
-            device: device.to_owned(),
-            model: cuda.map_or_else(processor, |number| gpu(number.trim_start_matches(':'))),
-            driver: cuda.and_then(|_| driver()),
+            device: gpu.as_ref().map_or_else(|| device.to_owned(), |name| format!("cuda:{name}")),
+            model: gpu.as_ref().map_or_else(processor, |name| model_of_gpu(name)),
+            driver: gpu.and_then(|_| driver()),
             start: utc(start),
             end: utc(SystemTime::now()),
             peak_memory: peak_memory(),
@@ -86,12 +89,19 @@ pub fn processor() -> Option<String> {
     .clone()
 }
 
-/// The name of the NVIDIA GPU `number`, where its driver tells it.
-fn gpu(number: &str) -> Option<String> {
+/// What names the GPU `number` of those that this process sees, which are `visible`: a list of `CUDA_VISIBLE_DEVICES`,
+/// empty where it sees all.
+pub fn named_gpu(visible: &str, number: usize) -> String {
+    let named = visible.split(',').map(str::trim).filter(|name| !name.is_empty()).nth(number);
+    named.map_or_else(|| number.to_string(), str::to_owned)
+}
+
+/// The model of the NVIDIA GPU that the machine calls `number`, where its driver tells it.
+fn model_of_gpu(number: &str) -> Option<String> {
     let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
     let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     folders.sort(); // by the place on the bus, which is their number unless the environment renumbers them
-    let text = fs::read_to_string(folders.get(number.parse().unwrap_or(0))?.join("information")).ok()?;
+    let text = fs::read_to_string(folders.get(number.parse::<usize>().ok()?)?.join("information")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
     Some(line.trim().to_owned())
 }
@@ -129,6 +139,12 @@ mod tests {
         let found = Provenance::of_process(SystemTime::now(), "cpu", None);
         assert!(found.peak_memory.is_some_and(|bytes| bytes >= block.len() as u64), "{found:?}");
         assert_eq!(found.device, "cpu");
+    }
+
+    #[test]
+    fn gpus_are_numbered_among_those_that_a_process_sees() {
+        let named = [named_gpu("", 1), named_gpu("2, 5", 1), named_gpu("GPU-ab,GPU-cd", 0)];
+        assert_eq!(named, ["1", "5", "GPU-ab"]);
     }
 
     #[test]

@@ -110,6 +110,26 @@ fn a_torn_object_counts_as_absent_and_is_put_aside_by_the_next_commit() {
     assert_eq!(store.object(&key), None, "metadata that was cut short");
 }
 
+#[test]
+fn metadata_in_which_a_digit_has_changed_counts_as_torn() {
+    let (_dir, store, key) = open();
+    put(&store, &key, "net", "weights");
+    let meta = commit(&store, &key);
+    let path = store.object(&key).unwrap().join(META);
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = text.replacen(&format!("\"threads\": {}", meta.threads), "\"threads\": 9", 1);
+    assert_ne!(text, changed);
+    assert!(serde_json::from_str::<Meta>(&changed).is_ok(), "it can be read, and is wrong");
+    files::write_atomic(&path, &changed).unwrap();
+    assert_eq!(store.meta(&key), None);
+    assert_eq!(store.verify(&key, |_| false).unwrap(), Err(Damage::Absent));
+
+    // As older programs wrote it.
+    let (body, _) = text.rsplit_once(",\n  \"sum\": ").unwrap();
+    files::write_atomic(&path, format!("{body}\n}}")).unwrap();
+    assert_eq!(store.meta(&key), Some(meta));
+}
+
 /// Changes one bit of the file at `path`, leaving its size.
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();

@@ -1,7 +1,7 @@
 //! Whether an object still holds what was published.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use anyhow::Result;
@@ -109,14 +109,6 @@ fn hash(path: &Path) -> Result<String> {
 /// The size and the BLAKE3 hash of what `file` holds from here on.
 pub(super) fn hash_of(file: &mut File) -> io::Result<(u64, String)> {
     let mut hash = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut bytes = 0;
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok((bytes, hash.finalize().to_hex().to_string()));
-        }
-        hash.update(&buffer[..count]);
-        bytes += count as u64;
-    }
+    hash.update_reader(file)?;
+    Ok((hash.count(), hash.finalize().to_hex().to_string()))
 }

@@ -49,13 +49,17 @@ pub struct DiffusionModel {
 impl DiffusionModel {
     /// The model in the pre-training's folder `dir`, to be read at `timesteps` and `blocks`.
     pub fn open(dir: &Path, timesteps: &[usize], blocks: &[usize], noise_seed: u64) -> Result<Self> {
-        let path = dir.join(MODEL);
-        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let settings: PretrainSettings =
-            serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
+        let settings = Self::settings(dir)?;
         let net = pretrain::load(&settings, dir)?;
         let (timesteps, blocks) = (timesteps.to_vec(), blocks.to_vec());
         Ok(Self { net, size: settings.size, timesteps, blocks, noise_seed })
+    }
+
+    /// The settings of the model in the pre-training's folder `dir`.
+    pub fn settings(dir: &Path) -> Result<PretrainSettings> {
+        let path = dir.join(MODEL);
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
     }
 
     /// Side of the images.

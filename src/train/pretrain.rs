@@ -16,7 +16,6 @@ use crate::data::{Dataset, Geometry};
 use crate::diffusion::sample::{Picture, Sampling, ddim, grid};
 use crate::diffusion::schedule::{STEPS, Schedule, draw, training_loss};
 use crate::diffusion::unet::DiffusionUNet;
-use crate::methods::scalar;
 use crate::nn::params::{Builder, Params};
 use crate::ops::{AdamW, Mode, Tape};
 use crate::rng::{stream, stream_seed};
@@ -150,7 +149,7 @@ impl<'a> Run<'a> {
         let Drawn { images, t, noise } = drawn;
         let tape = Tape::new(Mode::Train, stream_seed(seed, "diffusion/dropout", step as u64));
         let loss = training_loss(&tape, &self.net, &self.schedule, images, t, noise)?;
-        let total = scalar(&loss.loss)?;
+        let total = f64::from(loss.loss.scalar()?);
         ensure!(total.is_finite(), Diverged { step, loss: total, setting: "diffusion.lr", value: lr });
         for (t, loss) in t.iter().zip(&loss.per_sample) {
             let bin = &mut self.state.bins[t * BINS / STEPS];

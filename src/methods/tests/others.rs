@@ -11,9 +11,7 @@ use crate::methods::average::Average;
 use crate::methods::bcp::{Mask, mixed};
 use crate::methods::cps::Against;
 use crate::methods::unimatch::Outputs;
-use crate::methods::{
-    Step, bcp, components, cps, mc_net, mcsd, mean_teacher, ramp, sc_ssl, scalar, supervised_loss,
-};
+use crate::methods::{Step, bcp, components, cps, mc_net, mcsd, mean_teacher, ramp, sc_ssl, supervised_loss};
 use crate::methods::{ua_mt, unimatch, urpc};
 use crate::nn::params::{Builder, Init};
 use crate::ops::{Mode, Tape, Var};
@@ -44,7 +42,7 @@ impl Fixture {
         let case = Case { fixture: self, name, tape: Tape::new(Mode::Train, 0) };
         let total = loss(&case).unwrap();
         let expected = f64::from(values(self.get(&format!("{name}/loss")))[0]);
-        let found = scalar(&total).unwrap();
+        let found = f64::from(total.scalar().unwrap());
         assert!((found - expected).abs() < 1e-5, "{name}: loss {found}, PyTorch {expected}");
         let gradients = case.tape.backward(&total).unwrap();
         let prefix = format!("{name}/grad/");

@@ -1,48 +1,12 @@
 //! Where networks are built and values computed: on the processor, or on a GPU that this thread opened.
 
 use std::cell::RefCell;
-use std::fmt;
-use std::str::FromStr;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
 use super::Gpu;
-
-/// How exactly a GPU computes convolutions and matrix products; everything else is in single precision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Single precision throughout.
-    #[default]
-    F32,
-    /// Factors are rounded to 10 bits (TensorFloat-32), sums are in single precision.
-    Tf32,
-    /// Factors are rounded to 7 bits (bfloat16), sums are in single precision.
-    Bf16,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "tf32" => Ok(Self::Tf32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("`{text}` is no precision: write `f32`, `tf32` or `bf16`")),
-        }
-    }
-}
+pub use crate::spec::settings::Precision;
 
 /// Where a thread builds networks and computes. Tapes and parameters take the place of their thread when they are made.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +66,28 @@ impl Place {
     #[cfg(test)]
     pub(crate) fn kernels_not_run() -> Result<Vec<String>> {
         super::emulated::not_run()
+    }
+
+    /// The same device at this precision. The processor has one alone.
+    ///
+    /// # Errors
+    /// As [`Self::cuda`].
+    #[cfg(feature = "cuda")]
+    pub fn at(&self, precision: Precision) -> Result<Self> {
+        let Some(gpu) = &self.0 else { return Ok(Self::cpu()) };
+        let Device::Cuda(device) = gpu.0.device() else { return Ok(self.clone()) };
+        let number =
+            OPEN.with_borrow(|open| open.iter().find(|open| open.id == device.id()).map(|open| open.number));
+        number.map_or_else(|| Ok(self.clone()), |number| Self::cuda(number, precision))
+    }
+
+    /// The same device at this precision. The processor has one alone.
+    ///
+    /// # Errors
+    /// None without CUDA.
+    #[cfg(not(feature = "cuda"))]
+    pub fn at(&self, _precision: Precision) -> Result<Self> {
+        Ok(self.clone())
     }
 
     /// That of the calling thread.

@@ -286,3 +286,12 @@ fn older_settings_of_pictures_are_read_on_the_safe_side() {
         assert_eq!(read(&serde_json::to_string(&settings).unwrap()), pictures);
     }
 }
+
+#[test]
+fn names_of_files_end_however_many_axes_there_are() {
+    let joined = crate::report::figures::joined;
+    assert_eq!(joined(&["train.lr", "tau"]), "train_lr_tau");
+    let paths = vec!["diffusion.scale_shift_norm"; 20];
+    let name = joined(&paths);
+    assert!(name.len() < 140 && name.ends_with("_scale_shift_norm_and_16_more"), "{name}");
+}

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
+
 /// The diffusion model (guided-diffusion's U-Net) and its pre-training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +37,10 @@ pub struct DiffusionSettings {
     /// How the model sees pixels, in training, sampling and feature extraction alike.
     #[serde(default)]
     pub pixels: PixelRange,
+    /// How exactly a GPU computes its training and the features that are cached from it; a processor computes in `f32` and
+    /// says so.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// How the diffusion model sees images, which are in [0, 1].
