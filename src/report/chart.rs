@@ -110,11 +110,11 @@ impl Scale {
         Self::new((low - margin).max(floor), (high + margin).min(ceiling), from, to)
     }
 
-    /// Values along an axis: in decades where they span more than fifty to one, else evenly.
+    /// Values along an axis: in decades where they span more than eight to one, else evenly.
     pub(super) fn along(values: &[f64], from: f64, to: f64) -> Self {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if low > 0.0 && high / low > 50.0 {
+        if low > 0.0 && high / low > 8.0 {
             let margin = (high / low).ln() * 0.06;
             let (low, high) = (low.ln() - margin, high.ln() + margin);
             return Self { low, high, from, to, log: true };

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, PLOT, Scale, Tick};
-use super::drawing::Drawing;
+use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, PLOT, Scale, TICK, Tick};
+use super::drawing::{Align, Drawing, text_width};
 use super::figures::{self, Asked, Data, Figure, PLACE, Place, Series, Shown, Source, first_lower};
 use super::rows;
 use super::sweep::{Kind, Sweep};
@@ -53,7 +53,9 @@ fn draw(source: &Source, asked: &Asked, axis: usize, kind: &str) -> Result<Optio
     let drawing = plot(sweep, axis, &shown, &series);
     let name = &sweep.axes[axis].name;
     let places: Vec<&Place> = series.iter().flat_map(|one| &one.places).collect();
-    let how = if crowded {
+    let how = if is_named(&series) {
+        "Means over seeds and patients; their intervals are in the data behind the figure.".to_owned()
+    } else if crowded {
         format!("Grey: each of the {} settings of the other axes; black: their mean.", series.len())
     } else {
         figures::legend_text(source, &places)
@@ -72,12 +74,27 @@ fn draw(source: &Source, asked: &Asked, axis: usize, kind: &str) -> Result<Optio
     }))
 }
 
+/// Most series that have their names at their ends.
+const MOST_NAMED: usize = 16;
+
+/// Whether there are too many series for a legend, and few enough for names at their ends.
+fn is_named(series: &[Series]) -> bool {
+    (MOST_SERIES + 1..=MOST_NAMED).contains(&series.len())
+}
+
 fn plot(sweep: &Sweep, axis: usize, shown: &Shown, series: &[Series]) -> Drawing {
-    let crowded = series.len() > MOST_SERIES;
+    let (crowded, named) = (series.len() > MOST_SERIES, is_named(series));
     let entries: Vec<Entry> = chart::entries(series.iter().map(|one| one.name.as_str()));
-    let (edge, right) = (8.0, f64::from(COLUMN) - 8.0);
+    let names = if named {
+        series.iter().map(|one| text_width(&one.name, TICK, false)).fold(0.0, f64::max) + ASIDE
+    } else {
+        0.0
+    };
+    // As wide as a column, but names must not take the place of the lines.
+    let width = f64::from(COLUMN).max(names + 240.0);
+    let (edge, right) = (8.0, width - 8.0 - names);
     let top = 8.0 + chart::legend_height(&entries, edge, right);
-    let bottom = top + PLOT;
+    let bottom = top + if named { PLOT.max(series.len() as f64 * LINE) } else { PLOT };
     let seen: Vec<f64> = if crowded {
         series.iter().flat_map(|one| &one.places).map(|place| place.summary.mean).collect()
     } else {
@@ -88,7 +105,7 @@ fn plot(sweep: &Sweep, axis: usize, shown: &Shown, series: &[Series]) -> Drawing
     let area = Area { left: chart::left_of(&ticks), top, right, bottom };
     let numbers: Vec<f64> = sweep.axes[axis].values.iter().filter_map(|value| value.number).collect();
     let x = Scale::along(&numbers, area.left, right);
-    let mut drawing = Drawing::new(COLUMN, (bottom + BELOW) as u32);
+    let mut drawing = Drawing::new(width.ceil() as u32, (bottom + BELOW) as u32);
     chart::axis_left(&mut drawing, area, &ticks, &shown.title());
     let name = &sweep.axes[axis].name;
     let unit = if name.unit.is_empty() { String::new() } else { format!(" ({})", name.unit) };
@@ -98,7 +115,9 @@ fn plot(sweep: &Sweep, axis: usize, shown: &Shown, series: &[Series]) -> Drawing
         .filter_map(|value| Some((x.at(value.number?), value.shown.clone())))
         .collect();
     chart::axis_below(&mut drawing, area, &values, &format!("{}{unit}", name.long), false);
-    if crowded {
+    if named {
+        named_lines(&mut drawing, series, (&x, &y), area);
+    } else if crowded {
         faint_lines(&mut drawing, series, &x, &y);
     } else {
         // Series stand side by side, each with its points at its right, as far apart as the values allow.
@@ -143,6 +162,48 @@ fn draw_series(
     }
 }
 
+/// The distance of the names of lines from the data's rectangle, and of one from the next.
+const ASIDE: f64 = 16.0;
+const LINE: f64 = 11.5;
+
+/// The means of each series, and its name beside its end.
+fn named_lines(drawing: &mut Drawing, series: &[Series], (x, y): (&Scale, &Scale), area: Area) {
+    let mut ends = Vec::new();
+    for (index, one) in series.iter().enumerate() {
+        let line: Vec<(f64, f64)> =
+            one.places.iter().map(|place| (x.at(place.at), y.at(place.summary.mean))).collect();
+        let style = chart::style(index);
+        style.line(drawing, &line, 1.2);
+        for &at in &line {
+            style.mark(drawing, at, 2.4, 1.0);
+        }
+        ends.extend(line.last().map(|&end| (end, one.name.as_str(), style.colour)));
+    }
+    ends.sort_by(|a, b| a.0.1.total_cmp(&b.0.1));
+    let wanted: Vec<f64> = ends.iter().map(|(end, ..)| end.1).collect();
+    for ((end, name, colour), at) in ends.iter().zip(spread(&wanted, LINE, (area.top, area.bottom))) {
+        let (from, to) = (end.0 + 4.0, area.right + ASIDE - 3.0);
+        drawing.line(&[(from, end.1), (area.right.max(from), at), (to, at)], 0.5, colour.with_alpha(0.6));
+        drawing.text(name, (area.right + ASIDE, at + TICK * 0.36), TICK, Align::Left, INK);
+    }
+}
+
+/// Places near `wanted` (in ascending order), at least `gap` apart, within the limits as far as there is room.
+fn spread(wanted: &[f64], gap: f64, (top, bottom): (f64, f64)) -> Vec<f64> {
+    let mut places = wanted.to_vec();
+    let mut free = top;
+    for place in &mut places {
+        *place = place.max(free);
+        free = *place + gap;
+    }
+    let mut free = bottom;
+    for place in places.iter_mut().rev() {
+        *place = place.min(free);
+        free = *place - gap;
+    }
+    places
+}
+
 /// Each series in grey, and the mean over those that have a value, in black.
 fn faint_lines(drawing: &mut Drawing, series: &[Series], x: &Scale, y: &Scale) {
     let mut columns: Vec<(f64, Vec<f64>)> = Vec::new();
@@ -165,5 +226,17 @@ fn faint_lines(drawing: &mut Drawing, series: &[Series], x: &Scale, y: &Scale) {
     drawing.line(&line, 1.6, INK);
     for &at in &line {
         drawing.dot(at, 2.6, INK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_apart_within_the_limits_and_where_they_belong_if_there_is_room() {
+        assert_eq!(spread(&[20.0, 50.0], 10.0, (0.0, 100.0)), [20.0, 50.0]);
+        assert_eq!(spread(&[20.0, 21.0, 22.0], 10.0, (0.0, 100.0)), [20.0, 30.0, 40.0]);
+        assert_eq!(spread(&[95.0, 96.0, 99.0], 10.0, (0.0, 100.0)), [80.0, 90.0, 100.0]);
     }
 }
