@@ -1,6 +1,8 @@
 //! `sweep plan FILE`.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -10,9 +12,10 @@ use serde_json::{Value, json};
 use super::pipeline::{PartArgs, SweepArgs};
 use super::table::table;
 use super::{Ending, count, progress, say};
-use crate::plan::Plan;
 use crate::plan::price::{Basis, Price, prices};
+use crate::plan::{Plan, PlannedStage};
 use crate::spec::Sweep;
+use crate::spec::cluster::Cluster;
 use crate::stage::StageKind;
 use crate::store::{Meta, Store};
 
@@ -42,6 +45,39 @@ struct View<'a> {
     prices: Vec<Price>,
     /// The threads of a stage that the prices are for.
     threads: usize,
+    /// The stages as jobs of a cluster.
+    jobs: Jobs,
+}
+
+/// The stages of a plan as jobs of a cluster.
+struct Jobs {
+    /// Seconds of each stage, with the threads that its job is asked for.
+    seconds: Vec<f64>,
+    /// Who asks for them.
+    asked: String,
+}
+
+impl Jobs {
+    /// As the `cluster.yaml` of the sweep file at `file` asks for them; with `threads` each where there is none.
+    fn of(plan: &Plan, file: &Path, threads: usize, price: impl Fn(usize) -> Vec<Price>) -> Self {
+        // One that is wrong is told of when jobs are submitted.
+        let cluster = Cluster::find(None, file).ok().filter(|cluster| cluster.file.is_some());
+        let wanted = |stage: &PlannedStage| match &cluster {
+            Some(cluster) => cluster.request(stage.kind.name()).cpus.unwrap_or(1) as usize,
+            None => threads,
+        };
+        let mut prices: BTreeMap<usize, Vec<Price>> = BTreeMap::new();
+        let mut seconds = Vec::with_capacity(plan.stages.len());
+        for (i, stage) in plan.stages.iter().enumerate() {
+            let threads = wanted(stage);
+            seconds.push(prices.entry(threads).or_insert_with(|| price(threads))[i].seconds);
+        }
+        let asked = match cluster.and_then(|cluster| cluster.file) {
+            Some(path) => format!("as {} asks for them", path.display()),
+            None => format!("{} each", count(threads, "thread")),
+        };
+        Self { seconds, asked }
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<Ending> {
@@ -51,8 +87,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let found: Vec<Option<Meta>> = plan.stages.iter().map(|stage| store.meta(&stage.key)).collect();
     let done: Vec<bool> = found.iter().map(Option::is_some).collect();
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let prices = prices(plan, &found, &store.finished(), threads);
-    let view = View { plan, done, prices, threads };
+    let finished = store.finished();
+    let price = |threads| prices(plan, &found, &finished, threads);
+    let jobs = Jobs::of(plan, &args.sweep.file, threads, price);
+    let view = View { plan, done, prices: price(threads), threads, jobs };
     if args.json {
         say(&view.object(&planned.sweep).to_string())?;
     } else {
@@ -223,9 +261,9 @@ impl View<'_> {
                 bytes(disk)
             ));
             lines.push(format!(
-                "As jobs of a cluster, {} each: {} node hours, and {} with a node for every stage that can run.",
-                count(self.threads, "thread"),
-                hours(seconds),
+                "As jobs of a cluster, {}: {} node hours, and {} with a node for every stage that can run.",
+                self.jobs.asked,
+                hours(self.seconds_of_jobs()),
                 time(self.longest_way())
             ));
         }
@@ -242,12 +280,17 @@ impl View<'_> {
         lines.join("\n")
     }
 
+    /// Seconds of all jobs that are to run.
+    fn seconds_of_jobs(&self) -> f64 {
+        self.jobs.seconds.iter().zip(&self.done).filter(|(_, done)| !**done).map(|(seconds, _)| seconds).sum()
+    }
+
     /// Seconds of the longest way through what is to run: each stage begins when what it reads is there.
     fn longest_way(&self) -> f64 {
         let mut end = vec![0.0; self.plan.stages.len()];
-        for (i, price) in self.prices.iter().enumerate().filter(|(i, _)| !self.done[*i]) {
+        for (i, seconds) in self.jobs.seconds.iter().enumerate().filter(|(i, _)| !self.done[*i]) {
             let begin = self.plan.parents(i).map(|parent| end[parent]).fold(0.0, f64::max);
-            end[i] = begin + price.seconds;
+            end[i] = begin + seconds;
         }
         end.into_iter().fold(0.0, f64::max)
     }
@@ -312,7 +355,7 @@ impl View<'_> {
             "name": sweep.name, "description": sweep.description,
             "points": points.collect::<Vec<_>>(), "stages": stages.collect::<Vec<_>>(),
             "kinds": kinds.collect::<Vec<_>>(), "total": sum(self.total()),
-            "node_hours_to_run": self.total().left.0 / 3600.0, "longest_way_seconds": self.longest_way(),
+            "node_hours_to_run": self.seconds_of_jobs() / 3600.0, "longest_way_seconds": self.longest_way(),
             "threads": self.threads,
         })
     }
@@ -391,7 +434,8 @@ mod tests {
             price(60.0, 5_000, Basis::Measured),
             price(70.0, 5_000, Basis::Runs(1)),
         ];
-        let view = View { plan: &plan, done: vec![true, true, false], prices, threads: 2 };
+        let jobs = Jobs::of(&plan, Path::new("/nowhere/sweep.yaml"), 2, |_| prices.clone());
+        let view = View { plan: &plan, done: vec![true, true, false], prices, threads: 2, jobs };
         let sums = view.sums();
         assert_eq!((sums[0].1.stages, sums[0].1.done, sums[0].1.unshared), (1, 1, (2, 200.0, 2e6)));
         assert_eq!((sums[1].1.stages, sums[1].1.done, sums[1].1.left), (2, 1, (70.0, 5_000.0)));
@@ -401,6 +445,21 @@ mod tests {
         As jobs of a cluster, 2 threads each: 0.02 node hours, and 1 min 10 s with a node for every stage that can run.
         Sharing saves 1 min 40 s of 5 min 30 s and 1.0 MB of 2.0 MB.
         ");
+    }
+
+    #[test]
+    fn jobs_have_the_threads_that_the_cluster_gives_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "default: { cpus: 8 }\nprepare: { cpus: 1 }\n";
+        crate::store::files::write_atomic(dir.path().join("cluster.yaml"), text).unwrap();
+        let plan = plan();
+        let price = |threads: usize| {
+            let one = Price { seconds: 80.0 / threads as f64, disk: 0, basis: Basis::Counted };
+            vec![one; plan.stages.len()]
+        };
+        let jobs = Jobs::of(&plan, &dir.path().join("mine.yaml"), 2, price);
+        assert_eq!(jobs.seconds, [80.0, 10.0, 10.0]);
+        assert!(jobs.asked.ends_with("cluster.yaml asks for them"), "{}", jobs.asked);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const DEFAULT: &str = "default";
 /// The kinds of stages, by their names.
 const KINDS: [&str; 5] = ["prepare", "pretrain", "features", "train", "evaluate"];
 /// The keys of a section.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "partition",
     "account",
     "qos",
@@ -34,6 +34,7 @@ const KEYS: [&str; 17] = [
     "cpus",
     "gres",
     "throttle",
+    "array_most",
     "modules",
     "setup",
     "container",
@@ -89,6 +90,8 @@ pub struct Request {
     pub gres: Option<String>,
     /// Jobs of one array that run at once.
     pub throttle: Option<u32>,
+    /// Jobs of one array at most; as many as Slurm takes where there is none.
+    pub array_most: Option<u32>,
     /// Modules to load, in order.
     pub modules: Vec<String>,
     /// Lines of shell before a stage.
@@ -118,6 +121,7 @@ impl Default for Request {
             cpus: None,
             gres: None,
             throttle: None,
+            array_most: None,
             modules: vec![],
             setup: vec![],
             container: None,
@@ -280,6 +284,7 @@ impl<'a> Section<'a> {
                 "memory_most" => field.read(&mut request.memory_most, report, MEMORY, mebibytes),
                 "cpus" => field.read(&mut request.cpus, report, COUNT, count),
                 "throttle" => field.read(&mut request.throttle, report, COUNT, count),
+                "array_most" => field.read(&mut request.array_most, report, COUNT, count),
                 "memory_growth" => {
                     let mut growth = Some(request.memory_growth);
                     let number = |text: &str| text.parse().ok().filter(|g: &f64| (1.0..=16.0).contains(g));

@@ -59,11 +59,12 @@ pub(super) struct Packed {
 }
 
 /// Packs `new` into arrays with the numbers from `first` on, in an order in which each comes after those that it waits
-/// for. `ancestors` gives what an element that was submitted before waits for; an array has at most `most` elements.
+/// for. `ancestors` gives what an element that was submitted before waits for; an array of a kind has at
+/// most `most` elements, or those of the array that it follows element by element.
 pub(super) fn pack(
     new: &[New],
     first: usize,
-    most: u32,
+    most: &dyn Fn(StageKind) -> u32,
     waits_for: &dyn Fn(Place) -> Vec<Place>,
 ) -> Vec<Packed> {
     let mut packed: Vec<Packed> = Vec::new();
@@ -85,7 +86,7 @@ pub(super) fn pack(
             classes.add((new[n].kind, new[n].shortages), n, nearest(after, &known));
         }
         for ((kind, shortages), waits, members) in classes.finish() {
-            for chunk in chunks(members, &waits, most) {
+            for chunk in chunks(members, &waits, most(kind)) {
                 let array = first + packed.len();
                 for (&index, &n) in &chunk {
                     let place = Place { array, index };
@@ -259,7 +260,7 @@ mod tests {
         list.extend((0..3).map(|_| new(Train, &after(&[0, 1, 2, 3])))); // 4, 5, 6
         list.push(new(Train, &after(&[0]))); // 7: a baseline
         list.extend((4..8).map(|n| new(Evaluate, &after(&[0, 1, n]))));
-        let packed = pack(&list, 0, 1000, &|_| vec![]);
+        let packed = pack(&list, 0, &|_| 1000, &|_| vec![]);
         assert_eq!(
             shown(&packed),
             [
@@ -279,7 +280,7 @@ mod tests {
         use StageKind::{Evaluate, Train};
         let mut list: Vec<New> = (0..5).map(|_| new(Train, &[])).collect();
         list.extend((0..5).map(|n| new(Evaluate, &[After::New(n)])));
-        let packed = pack(&list, 0, 2, &|_| vec![]);
+        let packed = pack(&list, 0, &|kind| if kind == Train { 2 } else { 1 }, &|_| vec![]);
         assert_eq!(
             shown(&packed),
             [
@@ -304,7 +305,7 @@ mod tests {
             new(Evaluate, &[parent(2)]),
             new(Train, &[parent(1), parent(2)]),
         ];
-        let packed = pack(&list, 1, 1000, &|_| vec![]);
+        let packed = pack(&list, 1, &|_| 1000, &|_| vec![]);
         let ids = |array: usize| Some((100 + array as u64, 9));
         let waits: Vec<_> = packed.iter().map(|pack| dependency(&pack.waits, &ids).unwrap()).collect();
         assert_eq!(waits, ["afterok:100_4", "aftercorr:100", "afterok:100_1:100_2"]);
@@ -315,7 +316,7 @@ mod tests {
     fn what_is_over_is_not_waited_for_and_shortages_are_kept_apart() {
         let mut list = vec![new(StageKind::Train, &[]), new(StageKind::Train, &[])];
         list[1].shortages = 1;
-        assert_eq!(pack(&list, 0, 10, &|_| vec![]).len(), 2, "they ask for different memory");
+        assert_eq!(pack(&list, 0, &|_| 10, &|_| vec![]).len(), 2, "they ask for different memory");
         let gone = Waits::ForAll(vec![Place { array: 3, index: 0 }]);
         assert_eq!(dependency(&gone, &|_| None), None);
         let members = [(0, vec![]), (1, vec![]), (5, vec![])].into();

@@ -37,11 +37,18 @@ const DOWN: [&str; 19] = [
     "Munge",
     "munge",
     "Slurm is in the process of",
-    "MaxSubmit",
-    "MaxJobs",
-    "submit limit",
+    LIMITS[0],
+    LIMITS[1],
+    LIMITS[2],
     "try again",
 ];
+/// Words of Slurm for as many jobs of a person as there may be.
+const LIMITS: [&str; 3] = ["MaxSubmit", "MaxJobs", "submit limit"];
+
+/// Whether an answer says that a person has as many jobs as there may be.
+pub(super) fn is_limit(text: &str) -> bool {
+    LIMITS.iter().any(|words| text.contains(words))
+}
 
 /// Where Slurm's programs are, and how long they may take.
 #[derive(Clone, Debug)]

@@ -10,6 +10,8 @@ use super::commands::{self, Trouble};
 use super::record::{self, Job, Record};
 use super::{ARRAY_MOST, Array, Member, Open, Slurm, script};
 use crate::exec::{Exit, Task, Update, Verdict};
+use crate::spec::cluster::FILE;
+use crate::stage::StageKind;
 use crate::store::key::Key;
 
 /// Seconds after which the record of a job that is over is anybody's to remove.
@@ -104,7 +106,9 @@ impl Slurm {
             packed_at.extend(keys.iter().map(|key| (key.clone(), new.len())));
             new.push(New { keys, kind: task.kind, shortages: task.shortages, after, task: task.id });
         }
-        let packed = arrays::pack(&new, self.arrays.len(), most, &|place| self.waits_for(place));
+        let most =
+            |kind: StageKind| self.cluster.request(kind.name()).array_most.map_or(most, |own| own.min(most));
+        let packed = arrays::pack(&new, self.arrays.len(), &most, &|place| self.waits_for(place));
         for pack in packed {
             self.announce(pack, &mut new)?;
         }
@@ -270,7 +274,16 @@ impl Slurm {
             },
             Err(Trouble::Down(text)) => {
                 array.unsure = Some(array.since);
-                self.news.extend(self.watch.is_down(&text));
+                // Taken once earlier jobs are over, unless it is by itself too large.
+                let remedy = if commands::is_limit(&text) {
+                    format!(
+                        "; if {} is more than you may ever submit, set `array_most` in {FILE}",
+                        array.live
+                    )
+                } else {
+                    String::new()
+                };
+                self.news.extend(self.watch.is_down(&format!("{text}{remedy}")));
             }
             Err(Trouble::Refused(text)) => {
                 self.unsent.pop_front();

@@ -50,6 +50,20 @@ fn a_submission_that_was_not_taken_is_made_again_and_one_that_is_refused_is_not(
         on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
     });
     assert!(summary.complete(), "{notes:?}");
+    assert!(!notes.iter().any(|note| note.contains("array_most")), "{notes:?}");
+
+    let fake = Fake::new();
+    fake.write("fail.sbatch", "sbatch: error: QOSMaxSubmitJobPerUserLimit");
+    let (_dir, store) = self::store();
+    let (summary, notes) = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(300));
+            fs::remove_file(fake.path("fail.sbatch")).unwrap();
+        });
+        on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
+    });
+    assert!(summary.complete(), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("set `array_most` in cluster.yaml")), "{notes:?}");
 
     let fake = Fake::new();
     fake.write(
