@@ -100,14 +100,14 @@ def optuna(points):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = part(points)
     study = optuna.create_study(sampler=optuna.samplers.GridSampler(space))
-    n = 0
-    for _ in range(count(space)):
-        trial = study.ask()
+
+    def objective(trial):
         for name, values in space.items():
             trial.suggest_categorical(name, values)
-        study.tell(trial, 0.0)
-        n += 1
-    return n
+        return 0.0
+
+    study.optimize(objective, n_trials=count(space))
+    return len(study.get_trials(deepcopy=False))
 
 
 def ray(points):

@@ -31,7 +31,7 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     ("report", &["results", "spec", "stats", "store"]),
     ("results", &["cost", "methods", "plan", "spec", "stage", "stats", "store"]),
     ("spec", &[]),
-    ("stage", &["data", "diffusion", "methods", "metrics", "nn", "store", "train"]),
+    ("stage", &["data", "diffusion", "methods", "metrics", "nn", "ops", "store", "train"]),
     ("stats", &[]),
     // The store writes down what a stage is; it knows nothing of what stages do.
     ("store", &["stage"]),
