@@ -59,7 +59,7 @@ pub(super) struct Packed {
 }
 
 /// Packs `new` into arrays with the numbers from `first` on, in an order in which each comes after those that it waits
-/// for. `ancestors` gives what an element that was submitted before waits for; an array of a kind has at
+/// for. `waits_for` gives what an element that was submitted before waits for; an array of a kind has at
 /// most `most` elements, or those of the array that it follows element by element.
 pub(super) fn pack(
     new: &[New],

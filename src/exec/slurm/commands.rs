@@ -21,7 +21,7 @@ pub(super) enum Trouble {
 
 /// What Slurm's programs and libraries say while a controller is down, busy or full. Limits of submission are among them:
 /// they end when jobs do.
-const DOWN: [&str; 19] = [
+const DOWN: [&str; 16] = [
     "Unable to contact slurm controller",
     "Socket timed out",
     "Connection refused",
@@ -37,9 +37,6 @@ const DOWN: [&str; 19] = [
     "Munge",
     "munge",
     "Slurm is in the process of",
-    LIMITS[0],
-    LIMITS[1],
-    LIMITS[2],
     "try again",
 ];
 /// Words of Slurm for as many jobs of a person as there may be.
@@ -98,7 +95,7 @@ impl Commands {
         let said = if err.trim().is_empty() { out.trim() } else { err.trim() };
         let said = if said.is_empty() { status.to_string() } else { said.replace('\n', "; ") };
         let text = format!("{program}: {said}");
-        Err(if DOWN.iter().any(|words| said.contains(words)) {
+        Err(if DOWN.iter().any(|words| said.contains(words)) || is_limit(&said) {
             Trouble::Down(text)
         } else {
             Trouble::Refused(text)

@@ -36,33 +36,24 @@ fn a_controller_that_is_down_is_asked_again_and_nothing_is_submitted_twice() {
 
 #[test]
 fn a_submission_that_was_not_taken_is_made_again_and_one_that_is_refused_is_not() {
-    let (_dir, store) = store();
-    let fake = Fake::new();
-    fake.write(
-        "fail.sbatch",
-        "sbatch: error: Batch job submission failed: Unable to contact slurm controller",
-    );
-    let (summary, notes) = thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(Duration::from_millis(300));
-            fs::remove_file(fake.path("fail.sbatch")).unwrap();
+    // `sbatch` says this, and a moment later it takes the job.
+    let submitted_late = |answer: &str| {
+        let (_dir, store) = store();
+        let fake = Fake::new();
+        fake.write("fail.sbatch", &format!("sbatch: error: {answer}"));
+        let (summary, notes) = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(300));
+                fs::remove_file(fake.path("fail.sbatch")).unwrap();
+            });
+            on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
         });
-        on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
-    });
-    assert!(summary.complete(), "{notes:?}");
+        assert!(summary.complete(), "{notes:?}");
+        notes
+    };
+    let notes = submitted_late("Batch job submission failed: Unable to contact slurm controller");
     assert!(!notes.iter().any(|note| note.contains("array_most")), "{notes:?}");
-
-    let fake = Fake::new();
-    fake.write("fail.sbatch", "sbatch: error: QOSMaxSubmitJobPerUserLimit");
-    let (_dir, store) = self::store();
-    let (summary, notes) = thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(Duration::from_millis(300));
-            fs::remove_file(fake.path("fail.sbatch")).unwrap();
-        });
-        on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
-    });
-    assert!(summary.complete(), "{notes:?}");
+    let notes = submitted_late("QOSMaxSubmitJobPerUserLimit");
     assert!(notes.iter().any(|note| note.contains("set `array_most` in cluster.yaml")), "{notes:?}");
 
     let fake = Fake::new();
