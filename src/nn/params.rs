@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 
 use super::file;
-use crate::ops::Place;
+use crate::ops::{Place, give_back_memory};
 use crate::rng;
 
 /// The parameters and buffers of a network, named, in the order of building. Tensors share their storage with the
@@ -227,8 +227,9 @@ impl Builder {
         self.add(name, shape, init, false)
     }
 
-    /// What was built.
+    /// What was built. The memory that it was drawn in goes back to the system.
     pub fn finish(self) -> Params {
+        give_back_memory();
         self.params
     }
 

@@ -49,6 +49,7 @@ mod tokens;
 
 pub use gpu::{Place, Precision, gpus};
 pub use loss::{softmax_confidence, softmax_eval};
+pub(crate) use memory::give_back_memory;
 pub use norm::BatchNorm;
 pub use optim::{AdamW, Sgd, ema, poly_lr};
 pub use tape::{Gradients, Mode, Tape, Var, scalar};

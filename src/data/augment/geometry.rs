@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::{Workspace, zoom_indices};
+use crate::ops::simd::multiversion;
 use crate::spec::settings::AugmentSettings;
 
 /// Stands for a pixel outside the source.
@@ -243,19 +244,28 @@ impl Rotation {
 
     /// Writes the indices of the source pixels of a row, or [`OUTSIDE`], into `workspace.indices`: those of the columns
     /// that [`Workspace::turn_columns`] was given.
-    #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop out of the vector lanes")]
     fn find(&self, row: f64, width: usize, workspace: &mut Workspace) {
+        let Workspace { turned, indices, .. } = workspace;
+        indices.resize(turned.len(), OUTSIDE);
         // The order of the sums is that of `source`.
-        let (y, x) = (self.offset[0] + self.cos * row, self.offset[1] - self.sin * row);
-        workspace.indices.clear();
-        workspace.indices.extend(workspace.turned.iter().map(|&[along_y, along_x]| {
-            let (y, x) = (y + along_y, x + along_x);
-            let inside = (y >= 0.0) & (y <= self.last[0]) & (x >= 0.0) & (x <= self.last[1]);
-            let index = floor(y + 0.5) * width as f64 + floor(x + 0.5);
+        let start = [self.offset[0] + self.cos * row, self.offset[1] - self.sin * row];
+        find(start, self.last, width as f64, turned, indices);
+    }
+}
+
+multiversion! {
+    /// The index of the pixel of an image of `width` columns, whose last row and column are `last`, that each of `turned`
+    /// beyond `start` falls on.
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop out of the vector lanes")]
+    fn find(start: [f64; 2], last: [f64; 2], width: f64, turned: &[[f64; 2]], indices: &mut [u32]) {
+        for (index, &[along_y, along_x]) in indices.iter_mut().zip(turned) {
+            let (y, x) = (start[0] + along_y, start[1] + along_x);
+            let inside = (y >= 0.0) & (y <= last[0]) & (x >= 0.0) & (x <= last[1]);
+            let at = floor(y + 0.5) * width + floor(x + 0.5);
             // The whole number stands in the low bits.
-            let index = (index + WHOLE).to_bits() as u32;
-            if inside { index } else { OUTSIDE }
-        }));
+            let at = (at + WHOLE).to_bits() as u32;
+            *index = if inside { at } else { OUTSIDE };
+        }
     }
 }
 

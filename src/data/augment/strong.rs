@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::Workspace;
+use crate::ops::simd::multiversion;
 use crate::spec::settings::AugmentSettings;
 
 /// Brightness and contrast factors lie in 1 ± this.
@@ -51,13 +52,12 @@ impl Strong {
     pub fn apply_quantised(&self, image: &mut [f32], side: usize, workspace: &mut Workspace) {
         if let Some(Jitter { brightness, contrast, brightness_first }) = self.jitter {
             if brightness_first {
-                each(image, |value| scaled(value, 0.0, brightness));
+                scale(image, 0.0, brightness);
             }
             let mean = rounded_mean(image);
-            if brightness_first {
-                each(image, |value| scaled(value, mean, contrast));
-            } else {
-                each(image, |value| scaled(scaled(value, mean, contrast), 0.0, brightness));
+            scale(image, mean, contrast);
+            if !brightness_first {
+                scale(image, 0.0, brightness);
             }
         }
         if let Some(sigma) = self.blur {
@@ -92,44 +92,49 @@ impl Strong {
 /// Pixels that are summed side by side.
 const LANES: usize = 16;
 
-fn each(image: &mut [f32], change: impl Fn(f32) -> f32) {
-    for value in image {
-        *value = change(*value);
+multiversion! {
+    /// m + f·(x − m), clipped to `[0, 1]`, of each pixel.
+    fn scale(image: &mut [f32], mean: f32, factor: f32) {
+        for value in image {
+            *value = (mean + factor * (*value - mean)).clamp(0.0, 1.0);
+        }
     }
-}
-
-/// m + f·(x − m), clipped to `[0, 1]`.
-fn scaled(value: f32, mean: f32, factor: f32) -> f32 {
-    (mean + factor * (value - mean)).clamp(0.0, 1.0)
 }
 
 /// The mean in 8-bit levels, rounded, over 255. Quantised values, brightened or not, are multiples of 2⁻³² (the smallest is
 /// half a level): up to 2²⁰ of them add up without rounding, in whatever order.
 fn rounded_mean(image: &[f32]) -> f32 {
-    let mut sums = [0.0f64; LANES];
-    let (blocks, rest) = image.as_chunks::<LANES>();
-    for block in blocks {
-        for (sum, &value) in sums.iter_mut().zip(block) {
-            *sum += f64::from(value);
-        }
-    }
-    let sum = sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>();
-    let mean = sum / image.len().max(1) as f64;
+    let mean = sum(image) / image.len().max(1) as f64;
     (255.0 * mean + 0.5).floor() as f32 / 255.0
 }
 
-/// Rounds an image in `[0, 1]` to the 256 levels of 8 bits, as unlabelled images go through on their way to the strong
-/// augmentation.
-pub fn quantise(image: &mut [f32]) {
-    /// Adding and taking it away rounds a smaller number to a whole one, halves to the even one.
-    const WHOLE: f32 = (1u32 << 23) as f32;
-    for value in image {
-        // `f32::round`, which is a call on machines without the instruction: halves go away from zero.
-        let scaled = 255.0 * *value;
-        let size = scaled.abs();
-        let even = (size + WHOLE) - WHOLE;
-        let whole = if size - even == 0.5 { even + 1.0 } else { even };
-        *value = if size < WHOLE { whole.copysign(scaled) } else { scaled } / 255.0;
+multiversion! {
+    fn sum(image: &[f32]) -> f64 {
+        let mut sums = [0.0f64; LANES];
+        let (blocks, rest) = image.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, &value) in sums.iter_mut().zip(block) {
+                *sum += f64::from(value);
+            }
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>()
+    }
+}
+
+multiversion! {
+    /// Rounds an image in `[0, 1]` to the 256 levels of 8 bits, as unlabelled images go through on their way to the strong
+    /// augmentation.
+    pub fn quantise(image: &mut [f32]) {
+        /// Adding and taking it away rounds a smaller number to a whole one, halves to the even one.
+        const WHOLE: f32 = (1u32 << 23) as f32;
+        for value in image {
+            // `f32::round`, which is a call on machines without the instruction: halves go away from zero.
+            let scaled = 255.0 * *value;
+            let size = scaled.abs();
+            let even = (size + WHOLE) - WHOLE;
+            let whole = if size - even == 0.5 { even + 1.0 } else { even };
+            *value = if size < WHOLE { whole.copysign(scaled) } else { scaled } / 255.0;
+        }
     }
 }
 
@@ -172,38 +177,74 @@ fn convolve_in(
         padded[..radius].fill(row[0]);
         padded[radius..radius + width].copy_from_slice(row);
         padded[radius + width..].fill(row[width - 1]);
-        convolve_row(row, padded, out, taps);
+        convolve_row(padded, out, taps);
     }
-    // Columns, a whole row at a time.
-    let row_of = |y: isize| {
-        let y = y.clamp(0, height as isize - 1) as usize;
-        &plane[y * width..(y + 1) * width]
-    };
     for (y, row) in image.chunks_exact_mut(width).enumerate() {
-        for (value, centre) in row.iter_mut().zip(row_of(y as isize)) {
-            *value = taps[0] * centre;
-        }
-        for (k, tap) in taps.iter().enumerate().skip(1) {
-            let (above, below) = (row_of(y as isize - k as isize), row_of(y as isize + k as isize));
-            for ((value, above), below) in row.iter_mut().zip(above).zip(below) {
-                *value += tap * (above + below);
-            }
-        }
+        convolve_column(plane, height, y, row, taps);
     }
 }
 
-/// One row, `row`, of which `padded` has the radius more on each side: the sides are summed outwards, and the centre is
-/// added last. A whole row at a time, which compilers make vectors of.
-fn convolve_row(row: &[f32], padded: &[f32], out: &mut [f32], taps: &[f32]) {
-    let (radius, width) = (taps.len() - 1, row.len());
-    out.fill(0.0);
-    for (k, tap) in taps.iter().enumerate().skip(1) {
-        let (left, right) = (&padded[radius - k..][..width], &padded[radius + k..][..width]);
-        for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
-            *out += tap * (left + right);
+/// Pixels whose sums stay in registers.
+const BLOCK: usize = 64;
+
+multiversion! {
+    /// The row in `padded`, which has the radius more on each side than `out`: the sides are summed outwards, and the centre is
+    /// added last.
+    fn convolve_row(padded: &[f32], out: &mut [f32], taps: &[f32]) {
+        let radius = taps.len() - 1;
+        let centre = |at: usize| radius + at;
+        let mut at = 0;
+        while at + BLOCK <= out.len() {
+            let mut sums = [0.0f32; BLOCK];
+            for (k, &tap) in taps.iter().enumerate().skip(1) {
+                let (left, right) = (&padded[centre(at) - k..][..BLOCK], &padded[centre(at) + k..][..BLOCK]);
+                for i in 0..BLOCK {
+                    sums[i] += tap * (left[i] + right[i]);
+                }
+            }
+            let middle = &padded[centre(at)..][..BLOCK];
+            for i in 0..BLOCK {
+                out[at + i] = sums[i] + taps[0] * middle[i];
+            }
+            at += BLOCK;
+        }
+        for (at, out) in out.iter_mut().enumerate().skip(at) {
+            let mut sum = 0.0;
+            for (k, &tap) in taps.iter().enumerate().skip(1) {
+                sum += tap * (padded[centre(at) - k] + padded[centre(at) + k]);
+            }
+            *out = sum + taps[0] * padded[centre(at)];
         }
     }
-    for (out, centre) in out.iter_mut().zip(row) {
-        *out += taps[0] * centre;
+}
+multiversion! {
+    /// Row `y` of `plane`, of `height` rows, convolved along its columns: from the centre outwards.
+    fn convolve_column(plane: &[f32], height: usize, y: usize, out: &mut [f32], taps: &[f32]) {
+        let width = out.len();
+        let above = |k: usize| y.saturating_sub(k) * width;
+        let below = |k: usize| (y + k).min(height - 1) * width;
+        let mut at = 0;
+        while at + BLOCK <= width {
+            let mut sums = [0.0f32; BLOCK];
+            let middle = &plane[above(0) + at..][..BLOCK];
+            for i in 0..BLOCK {
+                sums[i] = taps[0] * middle[i];
+            }
+            for (k, &tap) in taps.iter().enumerate().skip(1) {
+                let (above, below) = (&plane[above(k) + at..][..BLOCK], &plane[below(k) + at..][..BLOCK]);
+                for i in 0..BLOCK {
+                    sums[i] += tap * (above[i] + below[i]);
+                }
+            }
+            out[at..at + BLOCK].copy_from_slice(&sums);
+            at += BLOCK;
+        }
+        for (at, out) in out.iter_mut().enumerate().skip(at) {
+            let mut sum = taps[0] * plane[above(0) + at];
+            for (k, &tap) in taps.iter().enumerate().skip(1) {
+                sum += tap * (plane[above(k) + at] + plane[below(k) + at]);
+            }
+            *out = sum;
+        }
     }
 }

@@ -13,14 +13,15 @@ const TICK: Duration = Duration::from_millis(5);
 /// Why a program gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The controller is down, busy or full: the same may be answered later, and may have been done.
+    /// The controller is down or busy: the same may be answered later, and may have been done.
     Down(String),
+    /// A person has as many jobs as there may be: the same may be taken once some are over.
+    Full(String),
     /// It said no.
     Refused(String),
 }
 
-/// What Slurm's programs and libraries say while a controller is down, busy or full. Limits of submission are among them:
-/// they end when jobs do.
+/// What Slurm's programs and libraries say while a controller is down or busy.
 const DOWN: [&str; 16] = [
     "Unable to contact slurm controller",
     "Socket timed out",
@@ -40,11 +41,14 @@ const DOWN: [&str; 16] = [
     "try again",
 ];
 /// Words of Slurm for as many jobs of a person as there may be.
-const LIMITS: [&str; 3] = ["MaxSubmit", "MaxJobs", "submit limit"];
+const LIMITS: [&str; 3] = ["MaxSubmit", "GrpSubmit", "MaxJobs"];
 
-/// Whether an answer says that a person has as many jobs as there may be.
-pub(super) fn is_limit(text: &str) -> bool {
-    LIMITS.iter().any(|words| text.contains(words))
+/// Whether an answer says that a person has as many jobs as there may be. Slurm ends every violation of a limit with the
+/// same sentence, which names submissions among others: it counts where no limit stands before it.
+fn is_limit(said: &str) -> bool {
+    let named =
+        said.split(|c: char| !c.is_alphanumeric()).any(|word| word.len() > 5 && word.ends_with("Limit"));
+    LIMITS.iter().any(|word| said.contains(word)) || said.contains("submit limit") && !named
 }
 
 /// Where Slurm's programs are, and how long they may take.
@@ -54,6 +58,14 @@ pub(super) struct Commands {
     pub(super) folder: Option<PathBuf>,
     /// How long one may take.
     pub(super) limit: Duration,
+}
+
+impl Trouble {
+    /// What was said.
+    pub(super) fn text(self) -> String {
+        let (Self::Down(text) | Self::Full(text) | Self::Refused(text)) = self;
+        text
+    }
 }
 
 impl Commands {
@@ -95,8 +107,10 @@ impl Commands {
         let said = if err.trim().is_empty() { out.trim() } else { err.trim() };
         let said = if said.is_empty() { status.to_string() } else { said.replace('\n', "; ") };
         let text = format!("{program}: {said}");
-        Err(if DOWN.iter().any(|words| said.contains(words)) || is_limit(&said) {
+        Err(if DOWN.iter().any(|words| said.contains(words)) {
             Trouble::Down(text)
+        } else if is_limit(&said) {
+            Trouble::Full(text)
         } else {
             Trouble::Refused(text)
         })
@@ -240,6 +254,11 @@ mod tests {
             "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1",
         );
         program("wrong", "echo 'error: invalid partition specified: gpu' >&2; exit 1");
+        let violates =
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)";
+        program("full", &format!("echo \"error: QOSMaxSubmitJobPerUserLimit\n{violates}\" >&2; exit 1"));
+        program("some", &format!("echo \"error: {violates}\" >&2; exit 1"));
+        program("large", &format!("echo \"error: QOSMaxCpuPerJobLimit\n{violates}\" >&2; exit 1"));
         program("mute", "exit 3");
         let commands = Commands { folder: Some(dir.path().to_owned()), limit: Duration::from_millis(300) };
         assert_eq!(commands.call("well", &[]), Ok("12\n".to_owned()));
@@ -252,5 +271,8 @@ mod tests {
         assert!(refused("mute").contains("exit status: 3"));
         assert!(matches!(commands.call("slow", &[]), Err(Trouble::Down(text)) if text.contains("no answer")));
         assert!(matches!(commands.call("down", &[]), Err(Trouble::Down(_))));
+        assert!(matches!(commands.call("full", &[]), Err(Trouble::Full(_))));
+        assert!(matches!(commands.call("some", &[]), Err(Trouble::Full(_))));
+        assert!(refused("large").contains("QOSMaxCpuPerJobLimit"), "a larger job will never be taken");
     }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use self::arrays::{Place, Waits};
-use self::commands::{Commands, Trouble};
+use self::commands::Commands;
 use self::record::{Job, Record};
 use self::watch::Watch;
 use super::{Executor, Exit, Line, Task, Update};
@@ -340,9 +340,8 @@ pub fn cancel(store: &Store, sweep: Option<&str>) -> Result<Vec<Standing>> {
     for job in &jobs {
         Record::at(store, &job.name).note_cancelled(None)?;
         // By its name, which no other job has: a number may be another user's by now.
-        commands.call("scancel", &[&format!("--name={}", job.name)]).map_err(|trouble| match trouble {
-            Trouble::Down(text) | Trouble::Refused(text) => anyhow::anyhow!("{}: {text}", job.name),
-        })?;
+        let answer = commands.call("scancel", &[&format!("--name={}", job.name)]);
+        answer.map_err(|trouble| anyhow::anyhow!("{}: {}", job.name, trouble.text()))?;
     }
     Ok(jobs)
 }

@@ -162,7 +162,7 @@ impl Slurm {
                     self.news.extend(self.watch.is_up());
                 }
                 Err(Trouble::Refused(text)) => anyhow::bail!(text),
-                Err(Trouble::Down(text)) => self.news.extend(self.watch.is_down(&text)),
+                Err(trouble) => self.news.extend(self.watch.is_down(&trouble.text())),
             }
         }
         Ok(self.most)
@@ -268,22 +268,19 @@ impl Slurm {
                     let (kind, count) = (array.job.kind.name(), array.live);
                     let after = dependency.map(|dependency| format!(", {dependency}")).unwrap_or_default();
                     self.news.push(Update::Note(format!("job {id}: {kind} ×{count}{after}")));
-                    self.watch.soon();
+                    self.watch.has_taken();
                 }
                 None => array.unsure = Some(array.since),
             },
             Err(Trouble::Down(text)) => {
                 array.unsure = Some(array.since);
-                // Taken once earlier jobs are over, unless it is by itself too large.
-                let remedy = if commands::is_limit(&text) {
-                    format!(
-                        "; if {} is more than you may ever submit, set `array_most` in {FILE}",
-                        array.live
-                    )
-                } else {
-                    String::new()
-                };
-                self.news.extend(self.watch.is_down(&format!("{text}{remedy}")));
+                self.news.extend(self.watch.is_down(&text));
+            }
+            Err(Trouble::Full(text)) => {
+                let count = array.live;
+                self.news.extend(self.watch.is_full(&format!(
+                    "{text}; if {count} at once are more than you may ever submit, set `array_most` in {FILE}"
+                )));
             }
             Err(Trouble::Refused(text)) => {
                 self.unsent.pop_front();

@@ -54,10 +54,19 @@ pub(super) struct Watch {
     interval: Duration,
     /// Slurm did not answer last time.
     down: bool,
+    /// It takes no more jobs of this person.
+    full: Option<Full>,
     /// The accounting is switched off, or does not answer.
     no_accounts: bool,
     /// The last question was about accounts.
     asked_accounts: bool,
+}
+
+/// Until when nothing is submitted, since Slurm took no more jobs of this person.
+struct Full {
+    until: Instant,
+    /// How long it is from one try to the next.
+    wait: Duration,
 }
 
 /// An answer.
@@ -81,6 +90,7 @@ impl Watch {
             next: Instant::now(),
             interval: patience.least,
             down: false,
+            full: None,
             no_accounts: false,
             asked_accounts: false,
         }
@@ -91,9 +101,9 @@ impl Watch {
         !self.asking && Instant::now() >= self.next
     }
 
-    /// Whether something may be submitted now: not while Slurm does not answer.
+    /// Whether something may be submitted now: not while Slurm does not answer, nor right after it took no more.
     pub(super) fn may_send(&self) -> bool {
-        !self.down
+        !self.down && self.full.as_ref().is_none_or(|full| Instant::now() >= full.until)
     }
 
     /// Asks, and waits for the answer.
@@ -143,6 +153,23 @@ impl Watch {
     pub(super) fn is_up(&mut self) -> Option<Update> {
         let first = std::mem::replace(&mut self.down, false);
         first.then(|| Update::Note("Slurm answers again".to_owned()))
+    }
+
+    /// Slurm takes no more jobs of this person; what is to be said of it, once until it takes one. It is tried again ever
+    /// less often.
+    pub(super) fn is_full(&mut self, why: &str) -> Option<Update> {
+        let before = self.full.as_ref().map(|full| full.wait);
+        let wait = before.map_or(self.patience.least, |wait| (2 * wait).min(self.patience.down));
+        self.full = Some(Full { until: Instant::now() + wait, wait });
+        before.is_none().then(|| {
+            Update::Note(format!("Slurm takes no more of your jobs for now; it is tried again: {why}"))
+        })
+    }
+
+    /// Slurm took a job; the next look comes soon.
+    pub(super) fn has_taken(&mut self) {
+        self.full = None;
+        self.soon();
     }
 
     /// The next look, after one that had something to tell or had not.
@@ -216,8 +243,8 @@ impl Slurm {
                 self.watch.pace(begun, changed);
             }
             // It has answered before, or the run would not have come here: whatever is wrong may pass.
-            (false, Err(Trouble::Down(text) | Trouble::Refused(text))) => {
-                self.news.extend(self.watch.is_down(&text));
+            (false, Err(trouble)) => {
+                self.news.extend(self.watch.is_down(&trouble.text()));
                 for number in 0..self.arrays.len() {
                     self.judge(number, None); // what ended says so itself
                 }
@@ -293,6 +320,7 @@ impl Slurm {
         if let Some(id) = by_name.get(array.record.name.as_str()).copied().or_else(|| array.record.id()) {
             array.record.confirm(id)?;
             (array.id, array.unsure) = (Some(id), None);
+            self.watch.full = None;
             self.unsent.retain(|&other| other != number);
             let (kind, live) = (array.job.kind.name(), array.live);
             self.news.push(Update::Note(format!("job {id}: {kind} ×{live}, which Slurm had taken")));

@@ -49,12 +49,16 @@ fn a_submission_that_was_not_taken_is_made_again_and_one_that_is_refused_is_not(
             on_fake(&fake, &plan(&["data"]), &store, &options(), |_, _| Act::Work)
         });
         assert!(summary.complete(), "{notes:?}");
-        notes
+        (notes, fake.calls("sbatch").len())
     };
-    let notes = submitted_late("Batch job submission failed: Unable to contact slurm controller");
+    let (notes, _) = submitted_late("Batch job submission failed: Unable to contact slurm controller");
     assert!(!notes.iter().any(|note| note.contains("array_most")), "{notes:?}");
-    let notes = submitted_late("QOSMaxSubmitJobPerUserLimit");
-    assert!(notes.iter().any(|note| note.contains("set `array_most` in cluster.yaml")), "{notes:?}");
+    let (notes, tries) = submitted_late("QOSMaxSubmitJobPerUserLimit");
+    let full: Vec<_> = notes.iter().filter(|note| note.contains("takes no more of your jobs")).collect();
+    assert_eq!(full.len(), 1, "said once, however often it is tried: {notes:?}");
+    assert!((2..=12).contains(&tries), "tried {tries} times in 300 ms, ever less often");
+    assert!(full[0].contains("set `array_most` in cluster.yaml"), "{notes:?}");
+    assert!(!notes.iter().any(|note| note.contains("answer")), "Slurm does answer: {notes:?}");
 
     let fake = Fake::new();
     fake.write(
