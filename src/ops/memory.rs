@@ -5,7 +5,7 @@
 //! Blocks of at least [`SMALLEST`] bytes are therefore kept in lists by size class; everything else goes straight to
 //! the system's allocator. Kept blocks and those in use never take more than twice what was in use at once: the blocks of
 //! a step, of which not all sizes are in use at its fullest moment, stay (with no such room a step of the U-Net takes up to
-//! two thirds longer), and those of another phase go.
+//! two thirds longer), and those of another phase go. A kept block may serve as one of down to half its size.
 #![expect(unsafe_code, reason = "an allocator is unsafe by contract")]
 #![expect(clippy::cast_ptr_alignment, reason = "blocks are aligned to cache lines")]
 
@@ -21,12 +21,16 @@ const ALIGN: usize = 64;
 const STEPS: usize = 8;
 /// Classes up to 2⁶³ bytes.
 const CLASSES: usize = STEPS * 46;
+/// Blocks that may be lent at a time.
+const LENT: usize = 64;
 
 struct Recycling(Mutex<Kept>);
 
 /// The kept blocks: for each class a list that runs through the first word of each block.
 struct Kept {
     heads: [*mut u8; CLASSES],
+    /// Blocks that serve as smaller ones than they are, with the class that they belong to.
+    lent: [(*mut u8, usize); LENT],
     /// Bytes in the lists.
     free: usize,
     /// Bytes in use.
@@ -54,8 +58,7 @@ fn map_large_blocks() {
 unsafe impl Send for Kept {}
 
 #[global_allocator]
-static ALLOCATOR: Recycling =
-    Recycling(Mutex::new(Kept { heads: [ptr::null_mut(); CLASSES], free: 0, used: 0, peak: 0, told: false }));
+static ALLOCATOR: Recycling = Recycling(Mutex::new(Kept::new()));
 
 /// The class of a block of `size` ≥ [`SMALLEST`] bytes and the size of all blocks of that class.
 fn class(size: usize) -> (usize, usize) {
@@ -67,6 +70,12 @@ fn class(size: usize) -> (usize, usize) {
     (index, steps * step)
 }
 
+/// The size of the blocks of a class.
+fn size_of_class(index: usize) -> usize {
+    let octave = SMALLEST << (index / STEPS);
+    octave + octave / STEPS * (index % STEPS)
+}
+
 fn is_kept(layout: Layout) -> bool {
     layout.size() >= SMALLEST && layout.align() <= ALIGN && layout.size() < 1 << 60
 }
@@ -76,6 +85,17 @@ fn block_layout(size: usize) -> Layout {
 }
 
 impl Kept {
+    const fn new() -> Self {
+        Self {
+            heads: [ptr::null_mut(); CLASSES],
+            lent: [(ptr::null_mut(), 0); LENT],
+            free: 0,
+            used: 0,
+            peak: 0,
+            told: false,
+        }
+    }
+
     fn pop(&mut self, index: usize, size: usize) -> Option<*mut u8> {
         let head = self.heads[index];
         if head.is_null() {
@@ -85,6 +105,28 @@ impl Kept {
         self.heads[index] = unsafe { head.cast::<*mut u8>().read() };
         self.free -= size;
         Some(head)
+    }
+
+    /// A kept block of one of the classes up to twice the size of class `index`, and its size; it is lent.
+    fn lend(&mut self, index: usize) -> Option<(*mut u8, usize)> {
+        let place = self.lent.iter().position(|(block, _)| block.is_null())?;
+        (index + 1..=index + STEPS).find_map(|larger| {
+            let size = size_of_class(larger);
+            let block = self.pop(larger, size)?;
+            self.lent[place] = (block, larger);
+            Some((block, size))
+        })
+    }
+
+    /// The class of a block that comes back from use as one of class `index`.
+    fn returned(&mut self, block: *mut u8, index: usize) -> usize {
+        match self.lent.iter_mut().find(|(lent, _)| *lent == block) {
+            Some((lent, class)) => {
+                *lent = ptr::null_mut();
+                *class
+            }
+            None => index,
+        }
     }
 
     /// Gives all kept blocks back; what is in use now is the new peak.
@@ -97,12 +139,10 @@ impl Kept {
     /// Gives kept blocks back until `size` more bytes fit under twice the peak.
     fn make_room(&mut self, size: usize) {
         for index in (0..CLASSES).rev() {
-            let octave = SMALLEST << (index / STEPS);
-            let bytes = octave + octave / STEPS * (index % STEPS);
             while self.free > 0 && self.used + self.free + size > 2 * self.peak {
-                let Some(block) = self.pop(index, bytes) else { break };
+                let Some(block) = self.pop(index, size_of_class(index)) else { break };
                 // SAFETY: the block came from the system with this layout and is in no list any more.
-                unsafe { System.dealloc(block, block_layout(bytes)) };
+                unsafe { System.dealloc(block, block_layout(size_of_class(index))) };
             }
         }
     }
@@ -123,13 +163,13 @@ impl Recycling {
                 kept.told = true;
                 map_large_blocks();
             }
-            let block = kept.pop(index, size);
-            if block.is_none() {
+            let found = kept.pop(index, size).map(|block| (block, size)).or_else(|| kept.lend(index));
+            if found.is_none() {
                 kept.make_room(size);
             }
-            kept.used += size;
+            kept.used += found.map_or(size, |(_, size)| size);
             kept.peak = kept.peak.max(kept.used);
-            if let Some(block) = block {
+            if let Some((block, _)) = found {
                 return (block, false);
             }
         }
@@ -173,8 +213,9 @@ unsafe impl GlobalAlloc for Recycling {
             // SAFETY: the caller's promise.
             return unsafe { System.dealloc(block, layout) };
         }
-        let (index, size) = class(layout.size());
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = kept.returned(block, class(layout.size()).0);
+        let size = size_of_class(index);
         // SAFETY: nobody uses the block any more, and its first word is within it and aligned.
         unsafe { block.cast::<*mut u8>().write(kept.heads[index]) };
         kept.heads[index] = block;
@@ -219,11 +260,41 @@ mod tests {
                 index > last.0 && bytes > last.1 || (index, bytes) == last || last == (0, 0),
                 "classes ascend"
             );
-            let octave = SMALLEST << (index / STEPS);
-            assert_eq!(bytes, octave + octave / STEPS * (index % STEPS), "an index names one size");
+            assert_eq!(bytes, size_of_class(index), "an index names one size");
             last = (index, bytes);
         }
         assert_eq!(class(SMALLEST).0, 0, "the first class");
+    }
+
+    #[test]
+    fn a_kept_block_serves_as_one_of_half_its_size_and_comes_back_as_what_it_is() {
+        let memory = Recycling(Mutex::new(Kept::new()));
+        let layout = |size: usize| Layout::from_size_align(size, 8).unwrap();
+        let (large, middle, small) = (layout(8 * SMALLEST), layout(5 * SMALLEST), layout(3 * SMALLEST));
+        let now = || {
+            let kept = memory.0.lock().unwrap();
+            (kept.used / SMALLEST, kept.free / SMALLEST)
+        };
+        // SAFETY: blocks are freed once, with the layout that they were asked for with.
+        unsafe {
+            let first = memory.alloc(large);
+            memory.dealloc(first, large);
+            let lent = memory.alloc(middle);
+            assert_eq!((lent, now()), (first, (8, 0)), "five eighths of it are used, all of it is held");
+            let other = memory.alloc(large);
+            assert_ne!(other, first, "nobody else has it meanwhile");
+            memory.dealloc(lent, middle);
+            let third = memory.alloc(small);
+            assert_ne!(third, first, "it is too large for this");
+            let again = memory.alloc_zeroed(large);
+            assert_eq!((again, now()), (first, (19, 0)), "it is a large one again");
+            assert!(std::slice::from_raw_parts(again, large.size()).iter().all(|byte| *byte == 0));
+            for (block, layout) in [(again, large), (other, large), (third, small)] {
+                memory.dealloc(block, layout);
+            }
+        }
+        memory.0.lock().unwrap().give_back();
+        assert_eq!(now(), (0, 0));
     }
 
     #[test]
