@@ -4,7 +4,7 @@
 //! their pages would have to be faulted in and zeroed again in the next step (measured: a third of the whole step).
 //! Blocks of at least [`SMALLEST`] bytes are therefore kept in lists by size class; everything else goes straight to
 //! the system's allocator. Kept blocks and those in use never take more than twice what was in use at once: the blocks of
-//! a step, of which not all sizes are in use at its fullest moment, stay (with no such room a step of the U-Net takes up to
+//! a step, of which not all sizes are in use at its fullest moment, stay (with no such room the U-Net's inference takes up to
 //! two thirds longer), and those of another phase go. A kept block may serve as one of down to half its size.
 #![expect(unsafe_code, reason = "an allocator is unsafe by contract")]
 #![expect(clippy::cast_ptr_alignment, reason = "blocks are aligned to cache lines")]
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 const SMALLEST: usize = 256 << 10;
 /// Every kept block starts at a cache line.
 const ALIGN: usize = 64;
-/// Size classes per power of two: at most an eighth of a block is unused (and then never touched).
+/// Size classes per power of two: at most an eighth of a block is unused (and then never touched), half of one that is lent.
 const STEPS: usize = 8;
 /// Classes up to 2⁶³ bytes.
 const CLASSES: usize = STEPS * 46;

@@ -249,7 +249,7 @@ impl Rotation {
         indices.resize(turned.len(), OUTSIDE);
         // The order of the sums is that of `source`.
         let start = [self.offset[0] + self.cos * row, self.offset[1] - self.sin * row];
-        find(start, self.last, width as f64, turned, indices);
+        source_indices(start, self.last, width as f64, turned, indices);
     }
 }
 
@@ -257,7 +257,7 @@ multiversion! {
     /// The index of the pixel of an image of `width` columns, whose last row and column are `last`, that each of `turned`
     /// beyond `start` falls on.
     #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop out of the vector lanes")]
-    fn find(start: [f64; 2], last: [f64; 2], width: f64, turned: &[[f64; 2]], indices: &mut [u32]) {
+    fn source_indices(start: [f64; 2], last: [f64; 2], width: f64, turned: &[[f64; 2]], indices: &mut [u32]) {
         for (index, &[along_y, along_x]) in indices.iter_mut().zip(turned) {
             let (y, x) = (start[0] + along_y, start[1] + along_x);
             let inside = (y >= 0.0) & (y <= last[0]) & (x >= 0.0) & (x <= last[1]);
