@@ -14,10 +14,15 @@ dir=$(cd "$dir" && pwd)
 export SLURM_CONF=$dir/slurm.conf
 
 if [ "${2:-}" = stop ]; then
-    for name in slurmctld slurmd munged; do
-        if [ -f "$dir/$name.pid" ]; then
-            kill "$(cat "$dir/$name.pid")" 2>/dev/null || true
-        fi
+    # slurmd before what it reports to; each is waited for, so that nobody writes into DIR any more when this returns.
+    for name in slurmd slurmctld munged; do
+        [ -f "$dir/$name.pid" ] && pid=$(cat "$dir/$name.pid") || continue
+        kill "$pid" 2>/dev/null || continue
+        for _ in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || continue 2
+            sleep 0.1
+        done
+        kill -9 "$pid" 2>/dev/null || true
     done
     exit 0
 fi
