@@ -97,7 +97,7 @@ fn explain(entry: &Entry) -> Result<String> {
 }
 
 /// The settings of every method's protocol.
-const PROTOCOL: [&str; 12] = [
+const PROTOCOL: [&str; 17] = [
     "size",
     "train.iterations",
     "train.batch",
@@ -110,6 +110,11 @@ const PROTOCOL: [&str; 12] = [
     "train.validate_every",
     "augment.flip",
     "augment.rotate",
+    "augment.quantise",
+    "train.selection",
+    "evaluate.select",
+    "evaluate.empty",
+    "evaluate.split",
 ];
 
 fn pointer(path: &str) -> String {

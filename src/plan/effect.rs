@@ -34,6 +34,8 @@ const STRONG: Idle = (
     &["augment.jitter", "augment.blur", "augment.cutmix"],
     "only `method: mcsd` with `dic: true` and `method: unimatch` make strongly augmented views",
 );
+const QUANTISE: Idle =
+    (&["augment.quantise"], "only methods that learn from unlabelled images have any to round to 8 bits");
 const TAU: Idle = (&["tau"], "only `dfm: true` or `dic: true` makes pseudo-labels, which it filters");
 const UNUSED: Idle = (&["mcsd"], "only `dfm: true` or `dic: true` learns from unlabelled images");
 const UNFILTERED: Idle = (&["tau"], "only `method: mcsd` and `method: unimatch` drop unsure pseudo-labels");
@@ -57,6 +59,7 @@ pub(super) fn idle_in_training(settings: &Settings) -> Vec<Idle> {
     when(!settings.uses_features(), STREAM);
     when(mcsd && !settings.uses_features(), FEATURE_LOSS);
     when(!settings.uses_strong(), STRONG);
+    when(!settings.uses_unlabelled(), QUANTISE);
     when(!method.has_ramp(), RAMP);
     when(!method.has_teacher(), TEACHER);
     when(method != Method::Bcp, BCP);

@@ -128,7 +128,8 @@ fn costs(plan: &Plan) -> Vec<StageCost> {
 
 /// The settings with those that decide no cost at fixed values.
 fn deciding(settings: &Settings) -> Settings {
-    let augment = AugmentSettings { flip: 0.0, rotate: 0.0, jitter: 0.0, blur: 0.0, cutmix: 0.0 };
+    let augment =
+        AugmentSettings { flip: 0.0, rotate: 0.0, jitter: 0.0, blur: 0.0, cutmix: 0.0, quantise: false };
     let mut settings =
         Settings { seed: 0, tau: 1.0, label_ratio: LabelRatio::Cases(1), augment, ..settings.clone() };
     settings.train.lr = 1.0;

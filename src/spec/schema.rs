@@ -188,6 +188,7 @@ pub(super) static KEYS: [Key; 73] = [
     key("augment.jitter", PROBABILITY),
     key("augment.blur", PROBABILITY),
     key("augment.cutmix", PROBABILITY),
+    key("augment.quantise", Kind::Flag),
     key("evaluate.split", Kind::Word(&["val", "test"])),
     key("evaluate.empty", Kind::Word(&["zero", "diagonal"])),
     key("evaluate.select", Kind::Word(&["best", "last"])),

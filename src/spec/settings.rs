@@ -284,6 +284,13 @@ pub struct AugmentSettings {
     pub blur: f64,
     /// Probability of CutMix of a strong view.
     pub cutmix: f64,
+    /// Whether weak views of unlabelled images are rounded to 8 bits, as UniMatch's loader does.
+    #[serde(default = "yes")]
+    pub quantise: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Validation and test.
@@ -496,7 +503,14 @@ impl Settings {
                 selection: EvaluateSplit::Val,
                 precision: Precision::F32,
             },
-            augment: AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5 },
+            augment: AugmentSettings {
+                flip: 0.5,
+                rotate: 0.5,
+                jitter: 0.8,
+                blur: 0.5,
+                cutmix: 0.5,
+                quantise: true,
+            },
             evaluate: EvaluateSettings {
                 split: EvaluateSplit::Test,
                 empty: EmptyDistance::Zero,

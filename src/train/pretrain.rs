@@ -222,7 +222,7 @@ fn images(settings: &PretrainSettings, data: &Dataset, step: usize) -> Result<Te
     let DiffusionSettings { batch, seed, .. } = settings.diffusion;
     let slices = data.train_slices();
     let PretrainSettings { flip, rotate, .. } = *settings;
-    let augment = AugmentSettings { flip, rotate, jitter: 0.0, blur: 0.0, cutmix: 0.0 };
+    let augment = AugmentSettings { flip, rotate, jitter: 0.0, blur: 0.0, cutmix: 0.0, quantise: false };
     let (side, plane) = (settings.size, settings.size * settings.size);
     let order = shuffled(seed, "diffusion/order", step * batch, batch, slices.len());
     let mut pixels = vec![0.0; batch * plane];

@@ -77,7 +77,7 @@ impl<'a> Sampler<'a> {
         }
         let offset = self.data.train_slices().len() - self.unlabelled;
         let drawn = self.draw("unlabelled", "weak/unlabelled", step, self.unlabelled, offset);
-        let weak = self.weak(&drawn, true);
+        let weak = self.weak(&drawn, self.settings.augment.quantise);
         let strong = if self.needs.strong { Some(self.strong_views(step, offset, &weak)?) } else { None };
         let unlabelled = Some(self.view(&drawn, self.planes(weak)?)?);
         Ok(Batch { labelled, target, unlabelled, strong })
@@ -103,7 +103,7 @@ impl<'a> Sampler<'a> {
         self.settings.size * self.settings.size
     }
 
-    /// Weak views; those of unlabelled images are rounded to 8 bits (`specs` §9).
+    /// Weak views, rounded to 8 bits if asked for.
     fn weak(&self, drawn: &[Drawn], rounded: bool) -> Vec<f32> {
         let side = self.settings.size;
         let mut images = vec![0.0; drawn.len() * self.plane()];
@@ -158,7 +158,7 @@ impl<'a> Sampler<'a> {
 
     fn strong_views(&self, step: usize, offset: usize, weak: &[f32]) -> Result<StrongViews> {
         let drawn = self.draw("partner", "weak/partner", step, self.unlabelled, offset);
-        let partner = self.weak(&drawn, true);
+        let partner = self.weak(&drawn, self.settings.augment.quantise);
         let branch = |names| self.strong_branch(names, step, weak, &partner);
         let ((first, first_pasted), (second, second_pasted)) = (branch(&STRONG[0])?, branch(&STRONG[1])?);
         Ok(StrongViews {
@@ -185,6 +185,10 @@ impl<'a> Sampler<'a> {
             let index = (step * train.batch + i) as u64;
             let strong = |name, image: &mut [f32]| {
                 let strong = Strong::draw(&mut stream(*seed, name, index), augment);
+                // Jitter and blur are those of 8-bit images, whatever the weak view is.
+                if !augment.quantise {
+                    quantise(image);
+                }
                 with_workspace(|workspace| strong.apply_quantised(image, *side, workspace));
             };
             strong(names.own, image);

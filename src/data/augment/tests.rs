@@ -52,7 +52,7 @@ fn image([height, width]: [usize; 2]) -> Vec<u8> {
 }
 
 fn settings() -> AugmentSettings {
-    AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5 }
+    AugmentSettings { flip: 0.5, rotate: 0.5, jitter: 0.8, blur: 0.5, cutmix: 0.5, quantise: true }
 }
 
 fn random_image(seed: u64, pixels: usize) -> Vec<f32> {
@@ -315,7 +315,8 @@ fn jitter_and_blur_come_as_often_as_asked() {
     let blurs = drawn.iter().filter(|strong| strong.has_blur()).count() as f64 / 4_000.0;
     assert!((jitters - 0.8).abs() < 0.03, "{jitters} have jitter");
     assert!((blurs - 0.5).abs() < 0.03, "{blurs} have blur");
-    let never = AugmentSettings { flip: 0.0, rotate: 0.0, jitter: 0.0, blur: 0.0, cutmix: 0.0 };
+    let never =
+        AugmentSettings { flip: 0.0, rotate: 0.0, jitter: 0.0, blur: 0.0, cutmix: 0.0, quantise: false };
     let none = Strong::draw(&mut rng, &never);
     assert!(!none.has_jitter() && !none.has_blur(), "never with probability 0");
     assert_eq!(Geometry::draw(&mut rng, &never), Geometry::Identity, "no geometry with probability 0");

@@ -204,18 +204,19 @@ impl Settings {
 pub(super) fn adopt(settings: &mut Settings) {
     let paper = settings.preset == Preset::Paper;
     let third = settings.train.iterations.div_ceil(3);
-    if matches!(settings.method, Method::Supervised | Method::Mcsd) {
+    if settings.method == Method::Mcsd {
         return;
     }
-    if paper {
+    if paper && settings.method != Method::Supervised {
         settings.train.batch = 12;
     }
-    // SSL4MIS rotates wherever it does not flip; UniMatch in half of those cases.
+    // SSL4MIS rotates wherever it does not flip, UniMatch in half of those cases, and only UniMatch rounds to 8 bits.
     if settings.method != Method::Unimatch {
         settings.augment.rotate = 1.0;
+        settings.augment.quantise = false;
     }
     // The rate is set after a step from its number, which the next step uses.
-    let lags = [Method::MeanTeacher, Method::UaMt, Method::Urpc, Method::Unimatch];
+    let lags = [Method::Supervised, Method::MeanTeacher, Method::UaMt, Method::Urpc, Method::Unimatch];
     settings.train.lr_lag = usize::from(lags.contains(&settings.method));
     match settings.method {
         Method::MeanTeacher => settings.consistency.delay = settings.train.iterations / 30,
