@@ -131,7 +131,7 @@ const METHODS: Kind = Kind::Word(&[
 ]);
 
 /// Every setting, in the order of [`super::settings::Settings`].
-pub(super) static KEYS: [Key; 73] = [
+pub(super) static KEYS: [Key; 74] = [
     key("preset", Kind::Word(&["smoke", "lite", "paper"])),
     key("data.name", Kind::Word(&["phantom", "acdc", "mnms", "own"])),
     key("data.root", Kind::Folder),
