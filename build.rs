@@ -51,6 +51,9 @@ fn kernels() -> Result<(), String> {
     let oldest = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let folder = env::var("OUT_DIR").map_err(|error| error.to_string())?;
     let output = Path::new(&folder).join("kernels.ptx");
+    let wanted = format!("cannot start `{compiler}`: scripts/build_cuda.sh brings a CUDA compiler along");
+    let version = version_of(&compiler).ok_or(wanted)?;
+    println!("cargo:rustc-env=SWEEP_CUDA={version}");
     let mut command = Command::new(&compiler);
     command.args(["--ptx", "-O3", "-std=c++17", "-arch", &format!("compute_{oldest}"), "-o"]);
     let status = command.arg(&output).arg("src/ops/gpu/kernels/all.cu").status();
@@ -58,6 +61,15 @@ fn kernels() -> Result<(), String> {
         format!("cannot start `{compiler}` ({error}): scripts/build_cuda.sh brings a CUDA compiler along")
     })?;
     if status.success() { Ok(()) } else { Err(format!("`{compiler}` could not compile the kernels")) }
+}
+
+/// The version of a CUDA compiler, as a driver counts: 13000 is 13.0.
+fn version_of(compiler: &str) -> Option<u32> {
+    let output = Command::new(compiler).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (major, rest) = text.split_once("release ")?.1.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some(1000 * major.trim().parse::<u32>().ok()? + 10 * minor.parse::<u32>().ok()?)
 }
 
 /// `name version` of the libraries that results and files depend on, as Cargo.lock has them.

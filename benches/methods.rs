@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use mcsd_sweep::diffusion::reduction::{Reduction, map_shapes};
 use mcsd_sweep::diffusion::unet::{BlockShape, chosen_blocks};
-use mcsd_sweep::methods::batch::{Batch, FeatureMaps, StrongViews, View};
+use mcsd_sweep::methods::batch::{Batch, FeatureMaps, Maps, StrongViews, View};
 use mcsd_sweep::methods::{CLASSES, Step, build};
 use mcsd_sweep::nn::mcnet::McNet;
 use mcsd_sweep::nn::params::{Builder, Params};
@@ -85,7 +85,7 @@ fn view(settings: &Settings, shapes: &[BlockShape]) -> Result<View> {
     let (b, s) = (settings.train.batch, settings.size);
     let maps = shapes.iter().map(|shape| noise(&[b, shape.channels, shape.side, shape.side]));
     let maps = maps.collect::<Result<Vec<_>>>()?;
-    let features = (!maps.is_empty()).then_some(FeatureMaps { maps, grid: None });
+    let features = (!maps.is_empty()).then_some(FeatureMaps { maps: Maps::Given(maps), grid: None });
     Ok(View { image: noise(&[b, 1, s, s])?, features })
 }
 

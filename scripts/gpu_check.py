@@ -5,8 +5,9 @@
 
 check     every op and short trainings of every method on the GPU against the processor, in f32, tf32 and bf16, and 300
           steps of MCSD (`sweep bench --check`)
-steps     times of whole steps: ours in f32, tf32 and bf16; PyTorch eager in f32, eager with channels-last in tf32 and bf16,
-          and torch.compile with channels-last in bf16
+steps     times of whole steps, of the extraction of features, and of a training that makes its batches: ours in f32, tf32
+          and bf16; PyTorch, where it has the case, eager in f32, eager with channels-last in tf32 and bf16, and
+          torch.compile with channels-last in bf16
 packing   steps a second of 1, 2, 4, 8 and 16 programs that train at once, and their sum
 
 Needs the program (scripts/build_cuda.sh), its CUDA libraries (LD_LIBRARY_PATH; those of an installed PyTorch are found by
@@ -26,14 +27,16 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# case of `sweep bench`: (batch, side)
+# Cases of `sweep bench`: name, batch, side, whether PyTorch has it.
 CASES = [
-    ("mcsd", 8, 256),
-    ("unet", 8, 256),
-    ("diffusion", 8, 256),
-    ("diffusion", 4, 64),
-    ("unet-inference", 8, 256),
-    ("diffusion-inference", 8, 256),
+    ("mcsd", 8, 256, True),
+    ("diffusion-256", 4, 256, True),
+    ("extraction", 8, 256, True),
+    ("mcsd-loading", 8, 256, False),
+    ("unet", 8, 256, True),
+    ("diffusion", 8, 256, True),
+    ("unet-inference", 8, 256, True),
+    ("diffusion-inference", 8, 256, True),
 ]
 OURS = ["f32", "tf32", "bf16"]
 # name: arguments of bench_pytorch.py
@@ -54,12 +57,24 @@ def libraries():
     return ":".join([p for p in [known] if p] + found)
 
 
+def gpu():
+    """What nvidia-smi says of the GPU and its driver; nothing where there is none."""
+    fields = ["name", "driver_version", "memory.total", "clocks.max.sm", "power.limit"]
+    command = ["nvidia-smi", "--query-gpu=" + ",".join(fields), "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(fields, (field.strip() for field in done.stdout.split(","))))
+
+
 class Check:
     def __init__(self, args):
         self.args = args
         self.end = time.monotonic() + 60 * args.minutes
         self.env = {**os.environ, "LD_LIBRARY_PATH": libraries()}
-        self.found = {"date": datetime.date.today().isoformat(), "machine": platform.node(), "left_out": []}
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes")
+        self.found = {"date": now, "machine": platform.node(), "gpu": gpu(), "left_out": []}
 
     def left(self):
         return self.end - time.monotonic()
@@ -91,6 +106,7 @@ class Check:
             Path(self.args.output).write_text(json.dumps(self.found, indent=1) + "\n")
 
     def doctor(self):
+        print(f"{self.found['date']}, {self.found['machine']}: {self.found['gpu'] or 'nvidia-smi tells of no GPU'}")
         self.found["doctor"] = self.run("doctor", self.sweep("doctor", "--json"), 60)
         for check in (self.found["doctor"] or {}).get("checks", []):
             if check["name"] in ("program", "processor", "devices"):
@@ -121,17 +137,17 @@ class Check:
     def steps(self):
         rows = self.found["steps"] = []
         seconds = self.args.seconds
-        for name, batch, side in CASES:
+        for name, batch, side, both in CASES:
             row = {"case": name, "batch": batch, "size": side, "ours": {}, "pytorch": {}}
             rows.append(row)
             sizes = ["--batch", str(batch), "--size", str(side), "--seconds", str(seconds)]
             for precision in OURS:
                 command = self.sweep("bench", name, "--child", "--device", "cuda:0", "--precision", precision)
-                row["ours"][precision] = self.run(f"{name} {batch}x{side} ours {precision}", command + sizes, 60)
-            for kind, options in THEIRS.items():
+                row["ours"][precision] = self.run(f"{name} {batch}x{side} ours {precision}", command + sizes, 90)
+            for kind, options in THEIRS.items() if both else ():
                 command = [sys.executable, str(HERE / "bench_pytorch.py"), "--child", name, "--device", "cuda"]
                 command += ["--threads-child", "4", *sizes, *options]
-                limit = 150 if "--compile" in options else 60
+                limit = 150 if "--compile" in options else 90
                 row["pytorch"][kind] = self.run(f"{name} {batch}x{side} PyTorch {kind}", command, limit)
             times = {**{f"ours {k}": v for k, v in row["ours"].items()}, **row["pytorch"]}
             shown = [f"{kind} {one['median'] * 1e3:.2f}" for kind, one in times.items() if one]

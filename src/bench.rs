@@ -4,6 +4,7 @@
 mod cases;
 pub mod check;
 pub mod follow;
+mod loading;
 pub mod machine;
 
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Work;
 use crate::ops::Place;
+use crate::spec::settings::Preset;
 use machine::Memory;
 
 /// A step that can be timed.
@@ -23,64 +25,97 @@ pub struct Case {
     pub about: &'static str,
     /// Batch and side of the images, unless asked otherwise.
     pub sizes: &'static [(usize, usize)],
+    /// Whether it runs only where it is named: it is made for a GPU.
+    pub alone: bool,
     build: fn(usize, usize) -> Result<Prepared>,
 }
 
 /// The cases, in the order in which they are run.
-pub const CASES: [Case; 9] = [
+pub const CASES: [Case; 12] = [
     Case {
         name: "unet",
         about: "training step of the U-Net: forward, ½(cross-entropy + Dice), backward, SGD",
         sizes: &[(4, 256), (8, 64)],
+        alone: false,
         build: cases::unet_step,
     },
     Case {
         name: "mcsd",
         about: "training step of MCSD: B labelled, B unlabelled, B mix partners, features cached, 64-channel model",
         sizes: &[(4, 128)],
+        alone: false,
         build: cases::mcsd_step,
     },
     Case {
         name: "diffusion",
         about: "training step of the 64-channel diffusion U-Net: noise, forward, backward, AdamW, average",
         sizes: &[(4, 64)],
-        build: cases::diffusion_step,
+        alone: false,
+        build: |batch, size| cases::diffusion_step(Preset::Lite, batch, size),
     },
     Case {
         name: "unet-inference",
         about: "class probabilities of the U-Net",
         sizes: &[(4, 256), (8, 64)],
+        alone: false,
         build: cases::unet_inference,
     },
     Case {
         name: "diffusion-inference",
         about: "predicted noise of the 64-channel diffusion U-Net",
         sizes: &[(4, 64)],
+        alone: false,
         build: cases::diffusion_inference,
     },
     Case {
         name: "features",
         about: "3 steps × 3 blocks of the 256-channel model reduced to 30 channels at their own resolutions",
         sizes: &[(1, 256)],
+        alone: false,
         build: cases::reduction,
     },
     Case {
         name: "features-upsampled",
         about: "the same as the reference does it: up-sample, concatenate, convolve",
         sizes: &[(1, 256)],
+        alone: false,
         build: cases::reduction_at_full_size,
     },
     Case {
         name: "augment",
         about: "one unlabelled 216×256 slice: weak view and two strong ones with their CutMix boxes",
         sizes: &[(1, 256)],
+        alone: false,
         build: cases::augment,
     },
     Case {
         name: "batch",
         about: "a whole MCSD batch of B + B slices and B partners, without features",
         sizes: &[(8, 256)],
+        alone: false,
         build: cases::batch,
+    },
+    Case {
+        name: "diffusion-256",
+        about: "as diffusion, of the paper's 256-channel model; run where it is named",
+        sizes: &[(4, 256)],
+        alone: true,
+        build: |batch, size| cases::diffusion_step(Preset::Paper, batch, size),
+    },
+    Case {
+        name: "extraction",
+        about: "feature maps of one diffusion step of the 256-channel model, read back; run where it is named",
+        sizes: &[(8, 256)],
+        alone: true,
+        build: |batch, size| loading::extraction(Preset::Paper, batch, size),
+    },
+    Case {
+        name: "mcsd-loading",
+        about: "as mcsd, on batches that another thread makes, features of the 256-channel model kept on the GPU (a \
+                processor: none); run where it is named",
+        sizes: &[(8, 256)],
+        alone: true,
+        build: loading::mcsd,
     },
 ];
 
@@ -225,7 +260,7 @@ mod tests {
 
     #[test]
     fn every_case_runs_at_its_smallest() {
-        for case in &CASES {
+        for case in CASES.iter().filter(|case| !case.alone || case.name == "mcsd-loading") {
             let measured = measure(case, 1, 32, ONCE).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
             assert!(measured.min > 0.0 && measured.min <= measured.median, "{measured:?}");
             assert!(measured.bytes > 0.0, "{measured:?}");

@@ -13,7 +13,7 @@ use crate::data::{self, CutMix, Dataset, Geometry, Strong, quantise};
 use crate::diffusion::reduction::{Reduction, map_shapes};
 use crate::diffusion::schedule::{Schedule, draw, training_loss};
 use crate::diffusion::unet::{BlockShape, DiffusionUNet, chosen_blocks};
-use crate::methods::batch::{Batch, FeatureMaps, StrongViews, View};
+use crate::methods::batch::{Batch, FeatureMaps, Maps, StrongViews, View};
 use crate::methods::{self, CLASSES, Step};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
@@ -33,7 +33,7 @@ pub(super) fn settings(preset: Preset, batch: usize, size: usize) -> Settings {
 }
 
 /// Numbers in [0, 1), a function of the name and the shape.
-fn numbers(name: &str, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn numbers(name: &str, shape: &[usize]) -> Result<Tensor> {
     let mut rng = stream(0, name, 0);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random()).collect();
     Place::current().put(&Tensor::from_vec(values, shape, &Device::Cpu)?)
@@ -114,7 +114,7 @@ fn view(settings: &Settings, shapes: &[BlockShape], name: &str) -> Result<View> 
         (0..batch).flat_map(|_| Geometry::draw(&mut rng, &settings.augment).grid(216, 256, size)).collect();
     let grid = Tensor::from_vec(grids, (batch, size, size, 2), &Device::Cpu)?;
     let grid = Some(Place::current().put(&grid)?);
-    let features = Some(FeatureMaps { maps: maps(shapes, batch)?, grid });
+    let features = Some(FeatureMaps { maps: Maps::Given(maps(shapes, batch)?), grid });
     Ok(View { image: numbers(name, &[batch, 1, size, size])?, features })
 }
 
@@ -160,8 +160,8 @@ fn diffusion(settings: &Settings) -> Result<(DiffusionUNet, Params)> {
     Ok((net, builder.finish()))
 }
 
-pub(super) fn diffusion_step(batch: usize, size: usize) -> Result<Prepared> {
-    let settings = settings(Preset::Lite, batch, size);
+pub(super) fn diffusion_step(preset: Preset, batch: usize, size: usize) -> Result<Prepared> {
+    let settings = settings(preset, batch, size);
     let ((net, params), (_, average)) = (diffusion(&settings)?, diffusion(&settings)?);
     let images = numbers("images", &[batch, 1, size, size])?;
     let schedule = Schedule::default();

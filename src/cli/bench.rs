@@ -25,7 +25,7 @@ use crate::ops::{Precision, simd};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = cases_help())]
 pub(super) struct Args {
-    /// The case; all of them if none is named
+    /// The case; all that a small machine can run if none is named
     #[arg(value_parser = PossibleValuesParser::new(CASES.iter().map(|case| case.name)), hide_possible_values = true)]
     case: Option<String>,
     /// Images of a step, instead of the case's own
@@ -78,7 +78,8 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().context("start the threads")?;
     }
-    let chosen = CASES.iter().filter(|case| args.case.as_deref().is_none_or(|name| name == case.name));
+    let chosen =
+        CASES.iter().filter(|case| args.case.as_deref().map_or(!case.alone, |name| name == case.name));
     let mut found = Vec::new();
     for case in chosen {
         for (batch, size) in sizes(args, case) {

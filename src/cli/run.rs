@@ -103,6 +103,9 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         Some(_) => vec![Device::Cpu], // its jobs know better
         None => args.device.resolve().or_bad_input()?,
     };
+    if let Some(reason) = args.device.passed_over().filter(|_| cluster.is_none()) {
+        tell(&reason);
+    }
     let first = first(&args.first, plan).or_bad_input()?;
     let output = args.output.open(&sweep.name).or_bad_input()?;
     let store = Store::open(&args.sweep.store).or_bad_input()?;

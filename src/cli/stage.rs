@@ -79,7 +79,10 @@ fn work(args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
     let (give, orders) = mpsc::channel();
     listen(&stop, &give)?;
-    args.device.open()?;
+    // A worker opens it with its first task, so that a GPU without room for one more is an answer to that task.
+    if !args.serve {
+        args.device.open()?;
+    }
     if !args.cores.is_empty() {
         affinity::pin(&args.cores)
             .with_context(|| format!("cannot hold the threads to the cores {:?}", args.cores))?;

@@ -102,8 +102,8 @@ pub fn draw(rng: &mut impl Rng, batch: usize, side: usize) -> Result<(Vec<usize>
 pub struct DiffusionLoss {
     /// `mean‖ε − ε_θ(x_t, t)‖²`, over batch and pixels.
     pub loss: Var,
-    /// The same for each sample alone: what a log of the loss by step is made of.
-    pub per_sample: Vec<f32>,
+    /// The same for each sample alone, `[batch]`: what a log of the loss by step is made of. On a GPU until it is read.
+    pub per_sample: Tensor,
 }
 
 /// The training loss of `net` on `images [B, 1, S, S]` in `[0, 1]` at steps `t` with `noise` (as [`draw`] gives them).
@@ -125,17 +125,17 @@ pub fn training_loss(
 }
 
 /// The mean squared difference of each sample.
-fn squared_errors(a: &Tensor, b: &Tensor) -> Result<Vec<f32>> {
+fn squared_errors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !a.device().is_cpu() {
-        // A few numbers are read from a GPU, not all.
-        return Ok((a - b)?.sqr()?.flatten_from(1)?.mean(1)?.to_vec1()?);
+        return Ok((a - b)?.sqr()?.flatten_from(1)?.mean(1)?);
     }
     let (a, b) = (a.flatten_from(1)?.to_vec2::<f32>()?, b.flatten_from(1)?.to_vec2::<f32>()?);
     let error = |(a, b): (&Vec<f32>, &Vec<f32>)| {
         let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         (sum / a.len() as f64) as f32
     };
-    Ok(a.iter().zip(&b).map(error).collect())
+    let errors: Vec<f32> = a.iter().zip(&b).map(error).collect();
+    Ok(Tensor::from_vec(errors, a.len(), &Device::Cpu)?)
 }
 
 #[cfg(test)]
@@ -208,14 +208,14 @@ mod tests {
         let run = || {
             let tape = Tape::new(Mode::Train, 5);
             let loss = training_loss(&tape, &net, &Schedule::default(), &images, &t, &noise).unwrap();
-            (vec64(loss.loss.value())[0], loss.per_sample)
+            (vec64(loss.loss.value())[0], vec64(&loss.per_sample))
         };
         // A new network predicts zero: the loss is the noise's own power.
         let power = vec64(&noise).iter().map(|n| n * n).sum::<f64>() / 192.0;
         assert!((run().0 - power).abs() < 1e-5 * power, "{} and {power}", run().0);
         fill(&params);
         let (loss, per_sample) = run();
-        let mean = per_sample.iter().map(|loss| f64::from(*loss)).sum::<f64>() / 3.0;
+        let mean = per_sample.iter().sum::<f64>() / 3.0;
         assert!((loss - mean).abs() < 1e-5 * mean, "{loss} and {mean}");
         assert!(per_sample[0] != per_sample[1], "samples have losses of their own");
     }

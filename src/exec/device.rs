@@ -6,6 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::ops::{Place, Precision, gpus};
+use crate::store::provenance::driver;
 
 /// A device that a process computes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +94,18 @@ impl Devices {
     }
 }
 
+impl Devices {
+    /// Where `auto` takes the processor although there is an NVIDIA driver: why, with the remedy.
+    pub fn passed_over(&self) -> Option<String> {
+        self.passed_over_by(driver().as_deref(), gpus().map(drop))
+    }
+
+    fn passed_over_by(&self, driver: Option<&str>, gpus: Result<()>) -> Option<String> {
+        let (Self::Auto, Some(driver), Err(error)) = (self, driver, gpus) else { return None };
+        Some(format!("computes on the processor although there is a GPU ({driver}): {error:#}"))
+    }
+}
+
 impl Device {
     /// Whether this program can compute on it.
     ///
@@ -148,6 +161,17 @@ mod tests {
             assert!(wrong.parse::<Devices>().is_err(), "{wrong}");
         }
         assert_eq!(Device::Cuda(3).to_string().parse(), Ok(Device::Cuda(3)));
+    }
+
+    #[test]
+    fn a_gpu_that_lies_idle_is_named_with_the_reason() {
+        let missing = || Err(anyhow::anyhow!("cuDNN 9 cannot be loaded"));
+        let said = Devices::Auto.passed_over_by(Some("NVRM 580"), missing()).unwrap();
+        assert!(said.contains("NVRM 580") && said.contains("cuDNN 9 cannot be loaded"), "{said}");
+        assert_eq!(Devices::Auto.passed_over_by(None, missing()), None, "a machine without one");
+        assert_eq!(Devices::Auto.passed_over_by(Some("NVRM 580"), Ok(())), None, "it is taken");
+        let listed = Devices::Listed(vec![Device::Cpu]);
+        assert_eq!(listed.passed_over_by(Some("NVRM 580"), missing()), None, "the processor was asked for");
     }
 
     #[test]

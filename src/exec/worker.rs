@@ -339,6 +339,9 @@ fn message_of(error: &anyhow::Error) -> String {
     }
 }
 
+/// The words of those who find no memory: the system and the NVIDIA driver, cuBLAS and cuDNN, cuDNN and cuRAND.
+const NO_MEMORY: [&str; 4] = ["out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "ALLOCATION_FAILED"];
+
 /// What sort of failure an error is.
 pub(super) fn cause_of(error: &anyhow::Error) -> Cause {
     if let Some(Diverged { step, .. }) = error.downcast_ref::<Diverged>() {
@@ -348,7 +351,7 @@ pub(super) fn cause_of(error: &anyhow::Error) -> Cause {
     let full = |error: &io::Error| files::is_full(error.kind());
     if io_errors(error).any(full) || files::FULL.iter().any(|words| text.contains(words)) {
         Cause::DiskFull
-    } else if text.contains("out of memory") || text.contains("OUT_OF_MEMORY") {
+    } else if NO_MEMORY.iter().any(|words| text.contains(words)) {
         Cause::OutOfMemory
     } else {
         Cause::Error
@@ -364,4 +367,29 @@ fn io_errors(error: &anyhow::Error) -> impl Iterator<Item = &io::Error> {
 fn words_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_finds_no_memory_says_so_in_words_of_its_own() {
+        let words = [
+            "cannot allocate: out of memory",
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"…\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "CudnnError(CUDNN_STATUS_ALLOC_FAILED)",
+            "CudnnError(CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)",
+            "CurandError(CURAND_STATUS_ALLOCATION_FAILED)",
+        ];
+        for words in words {
+            assert_eq!(
+                cause_of(&anyhow!("{words}").context("train a network")),
+                Cause::OutOfMemory,
+                "{words}"
+            );
+        }
+        assert_eq!(cause_of(&anyhow!("CUDNN_STATUS_BAD_PARAM")), Cause::Error);
+    }
 }

@@ -1,9 +1,11 @@
 //! What one training step sees.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use candle_core::Tensor;
 
-use crate::ops::Place;
+use crate::ops::{Place, Rows};
 
 /// Images as a network sees them.
 pub struct View {
@@ -15,11 +17,65 @@ pub struct View {
 
 /// Diffusion features of `B` images at their native resolutions.
 pub struct FeatureMaps {
-    /// One `[B, C, h, h]` for each step and block, step-major.
-    pub maps: Vec<Tensor>,
+    /// One map for each step and block, step-major.
+    pub maps: Maps,
     /// `[B, S, S, 2]`: where in the un-augmented S×S image each pixel of the view came from (y, x); negative y where it
     /// came from outside. `None` where the maps belong to the view as it is.
     pub grid: Option<Tensor>,
+}
+
+/// The maps of the images of a batch.
+pub enum Maps {
+    /// `[B, C, h, h]` each.
+    Given(Vec<Tensor>),
+    /// These rows of the maps of all slices, which are on the GPU.
+    Kept {
+        /// The maps of all slices.
+        of: Arc<[Rows]>,
+        /// The slices of the batch.
+        rows: Vec<usize>,
+    },
+}
+
+impl FromIterator<Tensor> for Maps {
+    fn from_iter<I: IntoIterator<Item = Tensor>>(maps: I) -> Self {
+        Self::Given(maps.into_iter().collect())
+    }
+}
+
+impl Maps {
+    /// `[B, C, h, h]` each.
+    ///
+    /// # Errors
+    /// Where what is kept cannot be read.
+    pub fn tensors(&self) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Given(maps) => Ok(maps.clone()),
+            Self::Kept { of, rows } => of.iter().map(|map| map.gather(rows)).collect(),
+        }
+    }
+
+    /// Those of the images of this batch and, behind them, of another one.
+    ///
+    /// # Errors
+    /// Where they do not fit together or cannot be read.
+    pub fn joined(&self, other: &Self) -> Result<Vec<Tensor>> {
+        if let (Self::Kept { of, rows }, Self::Kept { of: others, rows: more }) = (self, other)
+            && Arc::ptr_eq(of, others)
+        {
+            let rows = [&rows[..], more].concat();
+            return Self::Kept { of: of.clone(), rows }.tensors();
+        }
+        let pairs = self.tensors()?.into_iter().zip(other.tensors()?);
+        Ok(pairs.map(|(a, b)| Tensor::cat(&[a, b], 0)).collect::<candle_core::Result<_>>()?)
+    }
+
+    fn put(&self, place: &Place) -> Result<Self> {
+        Ok(match self {
+            Self::Given(maps) => Self::Given(maps.iter().map(|map| place.put(map)).collect::<Result<_>>()?),
+            Self::Kept { of, rows } => Self::Kept { of: of.clone(), rows: rows.clone() },
+        })
+    }
 }
 
 /// One training batch.
@@ -38,7 +94,7 @@ impl View {
     fn put(&self, place: &Place) -> Result<Self> {
         let maps = |maps: &FeatureMaps| -> Result<FeatureMaps> {
             Ok(FeatureMaps {
-                maps: maps.maps.iter().map(|map| place.put(map)).collect::<Result<_>>()?,
+                maps: maps.maps.put(place)?,
                 grid: maps.grid.as_ref().map(|grid| place.put(grid)).transpose()?,
             })
         };

@@ -11,7 +11,7 @@ use super::pseudo::Pseudo;
 use super::{CLASSES, Losses, Method, SMALL_EPS, Step, components, eval, losses, teach, unet, unlabelled};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{Tape, Var, softmax_eval};
+use crate::ops::{Place, Tape, Var, softmax_eval};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{BcpSettings, Settings};
 
@@ -34,7 +34,7 @@ pub(super) struct Mask {
 }
 
 impl Mask {
-    /// One box of ⌊⅔S⌋ on a side at a uniform corner, the same for all of `count` images.
+    /// One box of ⌊⅔S⌋ on a side at a uniform corner, the same for all of `count` images, in the thread's place.
     pub(super) fn draw(rng: &mut impl Rng, count: usize, side: usize) -> Result<Self> {
         let inner = 2 * side / 3;
         let (y, x) = (rng.random_range(0..side - inner), rng.random_range(0..side - inner));
@@ -42,14 +42,14 @@ impl Mask {
             |at: usize| (y..y + inner).contains(&(at / side % side)) && (x..x + inner).contains(&(at % side));
         let plane = |value: bool| {
             let values: Vec<u8> = (0..count * side * side).map(|at| u8::from(inside(at) == value)).collect();
-            Tensor::from_vec(values, (count, side, side), &Device::Cpu)
+            Place::current().put(&Tensor::from_vec(values, (count, side, side), &Device::Cpu)?)
         };
         Ok(Self { stays: plane(false)?, comes: plane(true)? })
     }
 
     /// M·a + (1 − M)·b of images `[B, 1, S, S]`.
     fn paste(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        Ok(self.stays.to_device(a.device())?.unsqueeze(1)?.where_cond(a, b)?)
+        Ok(self.stays.unsqueeze(1)?.where_cond(a, b)?)
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         Self {
             loss: settings.train.loss,
             tau: settings.tau as f32,
@@ -157,8 +157,7 @@ impl Guide {
     fn forward_pair(&self, tape: &Tape, labelled: &View, unlabelled: &View) -> Result<[Var; 2]> {
         let (x, u) = (features(labelled)?, features(unlabelled)?);
         let (b, rest) = (labelled.image.dim(0)?, unlabelled.image.dim(0)?);
-        let maps = x.maps.iter().zip(&u.maps).map(|(x, u)| Tensor::cat(&[x, u], 0));
-        let maps = maps.collect::<candle_core::Result<Vec<_>>>()?;
+        let maps = x.maps.joined(&u.maps)?;
         let grid = match (&x.grid, &u.grid) {
             (Some(x), Some(u)) => Some(Tensor::cat(&[x, u], 0)?),
             _ => None,
@@ -171,7 +170,7 @@ impl Guide {
     fn eval(&self, view: &View) -> Result<Tensor> {
         let tape = Tape::new(Mode::Eval, 0);
         let features = features(view)?;
-        let reduced = self.reduce(&tape, &features.maps, features.grid.as_ref())?;
+        let reduced = self.reduce(&tape, &features.maps.tensors()?, features.grid.as_ref())?;
         Ok(self.g.forward(&tape, &reduced)?.value().clone())
     }
 }

@@ -16,7 +16,6 @@ pub mod unimatch;
 pub mod mcsd;
 mod average;
 mod components;
-mod figure;
 mod per_image;
 mod pseudo;
 mod ramp;
@@ -31,11 +30,11 @@ use crate::diffusion::schedule::normal;
 use crate::diffusion::unet::BlockShape;
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{Mode, Tape, Var};
+use crate::ops::{Mode, Place, Tape, Var};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{Method as Name, Settings, SupervisedLoss, TestStream};
 use batch::{Batch, View};
-pub use figure::Figure;
+pub use crate::ops::Figure;
 
 /// Classes of every data set so far: background, right ventricle, myocardium, left ventricle.
 pub const CLASSES: usize = 4;
@@ -190,7 +189,7 @@ fn teach(net: &UNet, image: &Tensor, seed: u64) -> Result<Tensor> {
 
 /// `image` with clipped normal noise of the stream (seed, purpose, index).
 fn noisy(image: &Tensor, seed: u64, purpose: &str, index: u64) -> Result<Tensor> {
-    let noise = normal(&mut stream(seed, purpose, index), image.dims())?.to_device(image.device())?;
+    let noise = Place::current().put(&normal(&mut stream(seed, purpose, index), image.dims())?)?;
     let (deviation, cut) = NOISE;
     Ok((image + (noise * deviation)?.clamp(-cut, cut)?)?)
 }

@@ -2,14 +2,14 @@
 //! teacher are sure.
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::batch::{Batch, View};
 use super::mean_teacher::Pair;
 use super::pseudo::mean_of;
 use super::{Losses, Method, Step, eval, losses, ramp, supervised_loss, unlabelled};
 use crate::nn::params::{Builder, Params};
-use crate::ops::{Tape, Var, softmax_eval};
+use crate::ops::{Place, Tape, Var, softmax_eval};
 use crate::spec::settings::{ConsistencySettings, Settings, SupervisedLoss};
 
 /// Passes over the unlabelled batch twice each: T = 8 predictions.
@@ -83,6 +83,12 @@ pub(super) fn certain(mean: &Tensor, step: Step) -> Result<Tensor> {
 
 /// Σ m·(p_s − p_t)²/(2Σm + 1e-16), m of a pixel counted once in the denominator for all classes.
 pub(super) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor, sure: &Tensor) -> Result<Var> {
+    if Place::current().is_gpu() {
+        // The count stays there: it is whole, and exact in single precision up to 2²⁴ pixels.
+        let squares = tape.squares(&tape.softmax(logits)?, taught, Some(sure), 1.0)?;
+        let weight = sure.to_dtype(DType::F32)?.sum_all()?.affine(2.0, 1e-16)?.recip()?;
+        return tape.times(&squares, &weight);
+    }
     let count = mean_of(sure)?.read()? * sure.elem_count() as f64;
     tape.squares(&tape.softmax(logits)?, taught, Some(sure), 1.0 / (2.0 * count.round() + 1e-16))
 }

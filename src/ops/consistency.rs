@@ -7,7 +7,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, slice, tensor, uninit};
-use super::gpu::Gpu;
 use super::math::{self, lane_sum};
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -101,7 +100,7 @@ impl Tape {
     /// x·f element by element, for factors `f` of the same shape that learn nothing.
     pub fn times(&self, x: &Var, factors: &Tensor) -> Result<Var> {
         ensure!(x.dims() == factors.dims(), "shapes {:?} and {:?} differ", x.dims(), factors.dims());
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.times(self, x, factors);
         }
         let factors = factors.contiguous()?;
@@ -123,7 +122,7 @@ impl Tape {
     pub fn squares(&self, x: &Var, target: &Tensor, keep: Option<&Tensor>, factor: f64) -> Result<Var> {
         ensure!(x.dims() == target.dims(), "shapes {:?} and {:?} differ", x.dims(), target.dims());
         let (classes, pixels) = sizes(x.value())?;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             keep.map_or(Ok(()), |keep| check_mask(x, keep, "a mask"))?;
             return gpu.squares(self, x, target, keep, factor);
         }
@@ -162,7 +161,7 @@ impl Tape {
         let (classes, pixels) = sizes(logits.value())?;
         check_mask(logits, target, "a target")?;
         check_mask(logits, keep, "a mask")?;
-        if let Some(gpu) = Gpu::of(logits.value()) {
+        if let Some(gpu) = self.gpu(logits)? {
             return gpu.cross_entropy(self, logits, target, Some(keep), 1e-16);
         }
         let mut logs = log_softmax(logits.value())?;
@@ -210,7 +209,7 @@ impl Tape {
             "a pixel outside of {:?}",
             x.dims()
         );
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.gather_pixels(self, x, pixels);
         }
         let values = floats(x.value())?;

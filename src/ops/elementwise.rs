@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::math;
 use super::random::{Mask, PlaneMask};
 use super::simd::multiversion;
@@ -79,7 +78,7 @@ impl Tape {
     /// x where x > 0, else `slope`·x.
     pub fn leaky_relu(&self, x: &Var, slope: f64) -> Result<Var> {
         let slope = slope as f32;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.leaky_relu(self, x, slope);
         }
         let y = map(x.value(), |_, x, y| leaky_forward(x, y, slope))?;
@@ -93,7 +92,7 @@ impl Tape {
 
     /// x·sigmoid(x).
     pub fn silu(&self, x: &Var) -> Result<Var> {
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.silu(self, x);
         }
         let y = map(x.value(), |_, x, y| silu_forward(x, y))?;
@@ -107,7 +106,7 @@ impl Tape {
 
     /// x·Φ(x), with the exact normal distribution function.
     pub fn gelu(&self, x: &Var) -> Result<Var> {
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.gelu(self, x);
         }
         let y = map(x.value(), |_, x, y| {
@@ -133,7 +132,7 @@ impl Tape {
             return Ok(x.clone());
         }
         let mask = Mask::new(self.next_key(), p);
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.dropout(self, x, mask);
         }
         let y = map(x.value(), |chunk, x, y| masked(x, y, mask.plane(chunk)))?;
@@ -154,7 +153,7 @@ impl Tape {
             return Ok(x.clone());
         }
         let mask = Mask::new(self.next_key(), p);
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.dropout2d(self, x, mask);
         }
         let mask = mask.plane(0);
@@ -178,7 +177,7 @@ impl Tape {
     /// a + b, of equal shapes.
     pub fn add(&self, a: &Var, b: &Var) -> Result<Var> {
         ensure!(a.dims() == b.dims(), "cannot add shapes {:?} and {:?}", a.dims(), b.dims());
-        if let Some(gpu) = Gpu::of(a.value()) {
+        if let Some(gpu) = self.gpu(a)? {
             return gpu.add(self, a, b);
         }
         let (left, right) = (floats(a.value())?, floats(b.value())?);
@@ -204,7 +203,7 @@ impl Tape {
     /// `factor`·x.
     pub fn scale(&self, x: &Var, factor: f64) -> Result<Var> {
         let factor = factor as f32;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.scale(self, x, factor);
         }
         let y = map(x.value(), |_, x, y| scaled(x, y, factor))?;
@@ -218,7 +217,9 @@ impl Tape {
 
     /// Σ factor·value over scalars (the terms of a loss).
     pub fn weighted_sum(&self, terms: &[(f64, &Var)]) -> Result<Var> {
-        if let Some(gpu) = terms.first().and_then(|(_, term)| Gpu::of(term.value())) {
+        if let Some((_, term)) = terms.first()
+            && let Some(gpu) = self.gpu(term)?
+        {
             return gpu.weighted_sum(self, terms);
         }
         let mut sum = 0.0;

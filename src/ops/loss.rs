@@ -214,7 +214,7 @@ pub fn softmax_confidence(logits: &Tensor) -> Result<(Tensor, Tensor)> {
 impl Tape {
     /// Softmax over dimension 1 of `[B,C,H,W]`.
     pub fn softmax(&self, x: &Var) -> Result<Var> {
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.softmax(self, x);
         }
         let y = softmax_eval(x.value())?;
@@ -242,7 +242,7 @@ impl Tape {
     pub fn cross_entropy(&self, logits: &Var, target: &Tensor) -> Result<Var> {
         let maps = Maps::of(logits.value())?;
         maps.check(target, "the target")?;
-        if let Some(gpu) = Gpu::of(logits.value()) {
+        if let Some(gpu) = self.gpu(logits)? {
             return gpu.cross_entropy(self, logits, target, None, 0.0);
         }
         let (x, target) = (floats(logits.value())?, slice::<u8>(target)?);
@@ -290,7 +290,7 @@ impl Tape {
         if let Some(keep) = keep {
             maps.check(keep, "the mask")?;
         }
-        if let Some(gpu) = Gpu::of(logits.value()) {
+        if let Some(gpu) = self.gpu(logits)? {
             return gpu.dice(self, logits, target, keep, eps);
         }
         let target = target.clone();
@@ -320,7 +320,7 @@ impl Tape {
     pub fn mse(&self, x: &Var, target: &Tensor) -> Result<Var> {
         ensure!(x.dims() == target.dims(), "shapes {:?} and {:?} differ", x.dims(), target.dims());
         ensure!(!x.is_empty(), "the mean over an empty value {:?}", x.dims());
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.squares(self, x, target, None, 1.0 / x.len() as f64);
         }
         let (a, b) = (floats(x.value())?, floats(target)?);

@@ -7,7 +7,6 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::math;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -149,7 +148,7 @@ impl Tape {
         if let Some(last) = dims.last_mut() {
             *last = o;
         }
-        if let Some(gpu) = Gpu::of(x.value()).filter(|_| rows * o * i > 0) {
+        if let Some(gpu) = self.gpu(x)?.filter(|_| rows * o * i > 0) {
             return gpu.linear(self, x, w, b, dims);
         }
         let mut y = uninit(rows * o);
@@ -193,7 +192,7 @@ impl Tape {
             heads > 0 && channels.is_multiple_of(3 * heads) && !qkv.is_empty(),
             "{channels} channels do not hold q, k and v of {heads} heads"
         );
-        if let Some(gpu) = Gpu::of(qkv.value()) {
+        if let Some(gpu) = self.gpu(qkv)? {
             return gpu.attention(self, qkv, heads);
         }
         let sizes = Heads { count: b * heads, width: channels / (3 * heads), tokens: t };

@@ -148,9 +148,11 @@ impl Kept {
     }
 }
 
-/// Gives what is kept back to the system, between two phases that work with blocks of other sizes.
+/// Gives what is kept back to the system, a GPU's memory to its driver, between two phases that work with blocks of other
+/// sizes.
 pub(crate) fn give_back_memory() {
     ALLOCATOR.0.lock().unwrap_or_else(PoisonError::into_inner).give_back();
+    super::gpu::give_back();
 }
 
 impl Recycling {

@@ -27,6 +27,7 @@ mod buffer;
 mod consistency;
 mod conv;
 mod elementwise;
+mod figure;
 mod gpu;
 mod grad;
 mod loss;
@@ -47,7 +48,8 @@ pub mod simd;
 mod tape;
 mod tokens;
 
-pub use gpu::{Place, Precision, gpus};
+pub use figure::Figure;
+pub use gpu::{Place, Precision, Rows, gpus};
 pub use loss::{softmax_confidence, softmax_eval};
 pub(crate) use memory::give_back_memory;
 pub use norm::BatchNorm;

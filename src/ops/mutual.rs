@@ -5,7 +5,6 @@ use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
 use super::consistency::{sizes, softmax_back};
-use super::gpu::Gpu;
 use super::loss::softmax_eval;
 use super::math::{self, lane_sum};
 use super::simd::multiversion;
@@ -46,7 +45,7 @@ impl Tape {
             logits.iter().map(Var::dims).collect::<Vec<_>>()
         );
         ensure!(temperature > 0.0, "a temperature of {temperature}");
-        if let Some(gpu) = Gpu::of(first.value()) {
+        if let Some(gpu) = self.gpu(first)? {
             return gpu.mutual_consistency(self, logits, (1.0 / temperature) as f32);
         }
         let (classes, pixels) = sizes(first.value())?;

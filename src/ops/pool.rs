@@ -4,7 +4,6 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
@@ -135,7 +134,7 @@ impl Tape {
         let halving = Halving::of(x)?;
         let (b, c, h, w) = halving.dims;
         let (oh, ow) = halving.out;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.max_pool2(self, x);
         }
         let y = halving.forward(&floats(x.value())?, |x, y| max_plane(x, y, w, ow));
@@ -156,7 +155,7 @@ impl Tape {
         let halving = Halving::of(x)?;
         let (b, c, _, w) = halving.dims;
         let (oh, ow) = halving.out;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.avg_pool2(self, x);
         }
         let y = halving.forward(&floats(x.value())?, |x, y| average_plane(x, y, w, ow));

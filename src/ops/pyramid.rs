@@ -5,7 +5,6 @@ use rayon::prelude::*;
 
 use super::buffer::{tensor, uninit};
 use super::consistency::{BLOCK, log_softmax, sizes};
-use super::gpu::Gpu;
 use super::math;
 use super::simd::multiversion;
 use super::tape::{Sink, Tape, Var};
@@ -171,7 +170,7 @@ impl Tape {
             "predictions of different shapes: {:?}",
             scales.iter().map(Var::dims).collect::<Vec<_>>()
         );
-        if let Some(gpu) = Gpu::of(first.value()) {
+        if let Some(gpu) = self.gpu(first)? {
             return gpu.pyramid_consistency(self, scales, EPS);
         }
         let (classes, pixels) = sizes(first.value())?;

@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
 
@@ -206,7 +205,7 @@ impl Tape {
     pub fn upsample_nearest2(&self, x: &Var) -> Result<Var> {
         let (b, c, h, w) = x.dims4()?;
         ensure!(!x.is_empty(), "cannot up-sample an empty value {:?}", x.dims());
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.upsample_nearest2(self, x);
         }
         let values = floats(x.value())?;
@@ -240,7 +239,7 @@ impl Tape {
     pub fn upsample_bilinear(&self, x: &Var, size: (usize, usize), align_corners: bool) -> Result<Var> {
         let (b, c, h, w) = x.dims4()?;
         ensure!(!x.is_empty() && size.0 * size.1 > 0, "cannot resize {:?} to {size:?}", x.dims());
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.upsample_bilinear(self, x, size, align_corners);
         }
         let resize = Bilinear::new((h, w), size, align_corners);
@@ -274,7 +273,7 @@ impl Tape {
             grid.dims(),
             x.dims()
         );
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.sample(self, x, grid);
         }
         let pixels = side * side;

@@ -5,7 +5,6 @@ use candle_core::Shape;
 use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::tape::{Tape, Var};
 
 /// A value as [outer, own, inner] around `dim` (0 or 1): outer·own·inner elements.
@@ -37,7 +36,7 @@ impl Tape {
             ensure!(fits, "cannot concatenate {:?} with {:?} along {dim}", part.dims(), first.dims());
         }
         let (outer, row) = split(&dims, dim)?;
-        if let Some(gpu) = Gpu::of(first.value()) {
+        if let Some(gpu) = self.gpu(first)? {
             return gpu.concat(self, parts, Shape::from(dims), [outer, row]);
         }
         let mut y = uninit(outer * row);
@@ -70,7 +69,7 @@ impl Tape {
         let size = x.dims()[dim];
         ensure!(start + len <= size, "entries {start}..{} of an axis of {size}", start + len);
         let inner = row / size.max(1);
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             let mut dims = x.dims().to_vec();
             dims[dim] = len;
             return gpu.narrow(self, x, dims.into(), [outer, row, start * inner, len * inner]);
@@ -92,7 +91,7 @@ impl Tape {
     pub fn reshape(&self, x: &Var, shape: impl Into<Shape>) -> Result<Var> {
         let y = x.value().reshape(shape.into())?;
         let node = x.node;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return self.record_on(&gpu, y, &[x], move |g, sink| sink.give(node, g));
         }
         self.record(y, &[x], move |g, sink| {

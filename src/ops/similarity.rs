@@ -122,7 +122,7 @@ impl Tape {
         let (_, _, h, w) = x.dims4()?;
         ensure!(!x.is_empty(), "similarity of an empty value {:?}", x.dims());
         let taps = taps();
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.dissimilarity(self, x, target, &taps);
         }
         let mut gradient = uninit(x.len());

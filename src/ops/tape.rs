@@ -139,6 +139,8 @@ pub struct Tape {
     draws: Cell<u64>,
     nodes: RefCell<Vec<Node>>,
     leaves: RefCell<HashMap<TensorId, usize>>,
+    /// The first error of bringing a tensor to where this computes, which the next op returns.
+    error: Cell<Option<anyhow::Error>>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -159,6 +161,7 @@ impl Tape {
             draws: Cell::new(0),
             nodes: RefCell::default(),
             leaves: RefCell::default(),
+            error: Cell::default(),
         }
     }
 
@@ -188,8 +191,27 @@ impl Tape {
 
     /// `tensor`, contiguous and where this tape computes.
     fn here(&self, tensor: &Tensor) -> Tensor {
-        // A failure here shows up with a message in the op that uses the value.
-        self.place.put(tensor).unwrap_or_else(|_| tensor.clone())
+        self.place.put(tensor).unwrap_or_else(|error| {
+            let shape = tensor.dims();
+            let error =
+                error.context(format!("bring a tensor of shape {shape:?} to where it is computed with"));
+            self.error.set(self.error.take().or(Some(error)));
+            tensor.clone()
+        })
+    }
+
+    /// An error that could not be returned where it happened.
+    fn arrived(&self) -> Result<()> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// The GPU that holds an input of an op, asked before the op looks at any.
+    ///
+    /// # Errors
+    /// Of a tensor that could not be brought there.
+    pub(super) fn gpu(&self, input: &Var) -> Result<Option<Gpu>> {
+        self.arrived()?;
+        Ok(Gpu::of(input.value()))
     }
 
     /// The gradients of the scalar `loss`; empties the tape.
@@ -199,6 +221,7 @@ impl Tape {
             "backward starts from a scalar, not from a value of shape {:?}",
             loss.dims()
         );
+        self.arrived()?;
         let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
         self.leaves.borrow_mut().clear();
         let mut found = HashMap::new();
@@ -267,5 +290,25 @@ impl Tape {
         let draw = self.draws.get();
         self.draws.set(draw + 1);
         super::random::mix(self.seed ^ super::random::mix(draw.wrapping_add(0x9E37_79B9_7F4A_7C15)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn what_cannot_be_brought_to_a_gpu_is_told_by_the_next_op() {
+        let Ok(full) = Place::full() else { return println!("skipped: no C++ compiler") };
+        let number = Tensor::new(1f32, &Device::Cpu).unwrap();
+        full.run(|| {
+            let tape = Tape::new(Mode::Train, 0);
+            let (x, y) = (tape.param(&number), tape.constant(&number));
+            let error = format!("{:#}", tape.add(&x, &y).unwrap_err());
+            assert!(error.contains("shape []") && error.contains("out of memory"), "{error}");
+            tape.param(&number);
+            assert!(tape.backward(&x).is_err(), "also where no op follows");
+        });
     }
 }

@@ -7,7 +7,6 @@ use candle_core::Shape;
 use rayon::prelude::*;
 
 use super::buffer::{floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::math::{self, lane_sum, lane_sum2};
 use super::simd::multiversion;
 use super::tape::{Tape, Var};
@@ -301,7 +300,7 @@ impl Tape {
             beta.dims()
         );
         let eps = eps as f32;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.layer_norm(self, x, gamma, beta, eps);
         }
         let mut y = uninit(x.len());
@@ -358,7 +357,7 @@ impl Tape {
             x.dims(),
             how.from.len()
         );
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.rearrange(self, x, how, width, shape.into());
         }
         let y = rearranged(&floats(x.value())?, &how.from, width);
@@ -385,7 +384,7 @@ impl Tape {
             qkv.dims(),
             table.dims()
         );
-        if let Some(gpu) = Gpu::of(qkv.value()) {
+        if let Some(gpu) = self.gpu(qkv)? {
             return gpu.window_attention(self, qkv, table, windows, heads);
         }
         let s = Sizes { n, heads, d: columns / (3 * heads) };

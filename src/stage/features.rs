@@ -67,7 +67,7 @@ fn run_all(jobs: &[(StageSpec, Context)]) -> Result<Vec<Value>> {
             .collect();
         let shape = (batch.len(), 1, side, side);
         let images = candle_core::Tensor::from_vec(pixels.concat(), shape, &candle_core::Device::Cpu)?;
-        for (writer, maps) in writers.iter_mut().zip(model.maps(&images)?.maps) {
+        for (writer, maps) in writers.iter_mut().zip(model.maps(&images)?.maps.tensors()?) {
             writer.push(&maps).context("write the feature maps")?;
         }
         context.units((i * BATCH + batch.len()).min(slices.len()), slices.len(), "slice");

@@ -176,7 +176,7 @@ fn in_precision<T>(precision: Precision, context: &Context, work: impl FnOnce() 
     if precision != Precision::default() && !place.is_gpu() {
         context.note(format!("computes in {}: a processor knows no {precision}", Precision::default()));
     }
-    place.at(precision)?.run(work)
+    place.at(precision).run(work)
 }
 
 /// The stage's settings in their type.

@@ -10,6 +10,7 @@ use super::{Context, SHAPES, StageSpec, in_precision, settings};
 use crate::data::Dataset;
 use crate::methods::{Needs, cross_teaching, reads_features_at_test};
 use crate::nn::file;
+use crate::ops::Place;
 use crate::spec::settings::{FeatureMode, LabelRatio, Settings};
 use crate::spec::stages::TrainLocal;
 use crate::store::files;
@@ -70,7 +71,7 @@ fn features(settings: &Settings, context: &Context) -> Result<FeatureSource> {
                     caches.push(FeatureCache::open(context.input(&format!("features/t{t}/b{b}"))?)?);
                 }
             }
-            Ok(FeatureSource::Cached(caches))
+            FeatureSource::Cached(caches).kept_in(&Place::current(), &|note| context.note(note))
         }
         FeatureMode::Online => Ok(FeatureSource::Online(Box::new(model(settings, context)?))),
     }

@@ -12,6 +12,7 @@ use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::unet::BlockShape;
+use crate::ops::{Place, Rows};
 use crate::store::files;
 
 const MAPS: &str = "maps.f16";
@@ -191,6 +192,25 @@ impl FeatureCache {
             halves.convert_to_f32_slice(out);
         }
         Ok(Tensor::from_vec(values, (rows.len(), channels, side, side), &Device::Cpu)?)
+    }
+
+    /// The maps of all slices, on the GPU of `place`, in half precision as they are here.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or that GPU has no room.
+    pub fn keep(&self, place: &Place) -> Result<Rows> {
+        let Header { slices, channels, side } = self.header;
+        let mut at = 0;
+        Rows::load(place, &[slices, channels, side, side], &mut |piece| {
+            self.file.read_exact_at(piece, at)?;
+            at += piece.len() as u64;
+            Ok(())
+        })
+    }
+
+    /// Bytes of all maps.
+    pub fn bytes(&self) -> usize {
+        self.header.slices * self.header.row() * 2
     }
 
     /// The shape of a map.

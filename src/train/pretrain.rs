@@ -17,7 +17,7 @@ use crate::diffusion::sample::{Picture, Sampling, ddim, grid};
 use crate::diffusion::schedule::{STEPS, Schedule, draw, training_loss};
 use crate::diffusion::unet::DiffusionUNet;
 use crate::nn::params::{Builder, Params};
-use crate::ops::{AdamW, Mode, Tape};
+use crate::ops::{AdamW, Figure, Mode, Place, Tape};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{AugmentSettings, DiffusionSettings};
 use crate::spec::stages::PretrainSettings;
@@ -56,6 +56,18 @@ struct Run<'a> {
     optimiser: AdamW,
     schedule: Schedule,
     state: State,
+    /// Losses of steps that are not in the state's bins yet: a GPU may still be computing them.
+    waiting: Vec<Waiting>,
+    /// The newest loss that was read.
+    loss: Option<f64>,
+}
+
+/// The losses of a step.
+struct Waiting {
+    step: usize,
+    t: Vec<usize>,
+    total: Figure,
+    per_sample: Tensor,
 }
 
 /// Trains the diffusion model and writes [`EMA`], [`HISTORY`] and [`SAMPLES`] into `dir`. Continues from a checkpoint
@@ -75,13 +87,14 @@ pub fn pretrain(
             if monitor.stopped() {
                 return Ok(false);
             }
-            let loss = run.step(&next()?)?;
+            run.step(&next()?)?;
             let step = run.state.step;
             if step.is_multiple_of(ROW_EVERY) || step == total {
+                run.settle()?;
                 let row = run.row();
                 run.state.history.push(row);
             }
-            monitor.progress(Progress { done: step, total, unit: "step", loss: Some(loss), note: None });
+            monitor.progress(Progress { done: step, total, unit: "step", loss: run.loss, note: None });
             if step < total {
                 checkpoints.when_due(|| run.save(dir))?;
             }
@@ -131,7 +144,8 @@ impl<'a> Run<'a> {
         let state = State { step: 0, history: Vec::new(), bins: [(0.0, 0); BINS] };
         let optimiser = AdamW::new(0.9, 0.999, 1e-8, 0.0);
         let schedule = Schedule::default();
-        let mut run = Self { settings, net, params, average, optimiser, schedule, state };
+        let (waiting, loss) = (Vec::new(), None);
+        let mut run = Self { settings, net, params, average, optimiser, schedule, state, waiting, loss };
         if let Some((mut tensors, state)) = checkpoint::load(&dir.join(checkpoint::FILE), monitor)? {
             run.state = state;
             run.optimiser.load_state(&checkpoint::take::<Vec<_>>(&mut tensors, "optimiser/"))?;
@@ -143,23 +157,40 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    fn step(&mut self, drawn: &Drawn) -> Result<f64> {
+    fn step(&mut self, drawn: &Drawn) -> Result<()> {
         let DiffusionSettings { lr, ema: decay, seed, .. } = self.settings.diffusion;
         let step = self.state.step;
         let Drawn { images, t, noise } = drawn;
         let tape = Tape::new(Mode::Train, stream_seed(seed, "diffusion/dropout", step as u64));
         let loss = training_loss(&tape, &self.net, &self.schedule, images, t, noise)?;
-        let total = f64::from(loss.loss.scalar()?);
-        ensure!(total.is_finite(), Diverged { step, loss: total, setting: "diffusion.lr", value: lr });
-        for (t, loss) in t.iter().zip(&loss.per_sample) {
-            let bin = &mut self.state.bins[t * BINS / STEPS];
-            *bin = (bin.0 + f64::from(*loss), bin.1 + 1);
+        let total = Figure::of(loss.loss.value())?;
+        self.waiting.push(Waiting { step, t: t.clone(), total, per_sample: loss.per_sample });
+        // A GPU is not waited for at each step.
+        if !Place::current().is_gpu() {
+            self.settle()?;
         }
         let gradients = tape.backward(&loss.loss)?;
         let trainable = self.params.trainable();
         self.optimiser.step_and_average(trainable, &gradients, lr, self.average.trainable(), decay)?;
         self.state.step += 1;
-        Ok(total)
+        Ok(())
+    }
+
+    /// Reads what is waiting into the bins.
+    ///
+    /// # Errors
+    /// [`Diverged`] where a loss is no number.
+    fn settle(&mut self) -> Result<()> {
+        for Waiting { step, t, total, per_sample } in self.waiting.drain(..) {
+            let (loss, value) = (total.read()?, self.settings.diffusion.lr);
+            ensure!(loss.is_finite(), Diverged { step, loss, setting: "diffusion.lr", value });
+            for (t, loss) in t.iter().zip(per_sample.to_vec1::<f32>()?) {
+                let bin = &mut self.state.bins[t * BINS / STEPS];
+                *bin = (bin.0 + f64::from(loss), bin.1 + 1);
+            }
+            self.loss = Some(loss);
+        }
+        Ok(())
     }
 
     /// The mean losses since the last row, overall and by bin of the diffusion step.
@@ -175,7 +206,8 @@ impl<'a> Run<'a> {
         row
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        self.settle()?;
         let moments = self.optimiser.state()?;
         let moments = checkpoint::prefixed("optimiser/", moments.iter().map(|(name, t)| (name.as_str(), t)));
         let average = checkpoint::prefixed("ema/", self.average.named());
@@ -183,7 +215,7 @@ impl<'a> Run<'a> {
         checkpoint::save(&dir.join(checkpoint::FILE), tensors, &self.state)
     }
 
-    fn finish(self, dir: &Path, monitor: &dyn Monitor) -> Result<Outcome> {
+    fn finish(mut self, dir: &Path, monitor: &dyn Monitor) -> Result<Outcome> {
         self.average.to_safetensors(&dir.join(EMA))?;
         files::write_unsynced(&dir.join(HISTORY), &json_lines(&self.state.history)?)?;
         let (side, seed) = (self.settings.size, self.settings.diffusion.seed);

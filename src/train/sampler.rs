@@ -9,13 +9,12 @@ use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::feature_cache::FeatureCache;
 use super::features::FeatureSource;
 use super::prefetch::{ahead, in_turn};
 use crate::data::augment::Workspace;
 use crate::data::{CutMix, Dataset, Geometry, Slice, Strong, quantise};
 use crate::methods::Needs;
-use crate::methods::batch::{Batch, FeatureMaps, StrongViews, View};
+use crate::methods::batch::{Batch, FeatureMaps, Maps, StrongViews, View};
 use crate::rng::stream;
 use crate::spec::settings::Settings;
 
@@ -62,7 +61,9 @@ impl<'a> Sampler<'a> {
     ) -> R {
         match self.features {
             FeatureSource::Online(_) => in_turn(steps, |step| self.batch(step), work),
-            FeatureSource::None | FeatureSource::Cached(_) => ahead(steps, |step| self.batch(step), work),
+            FeatureSource::None | FeatureSource::Cached(_) | FeatureSource::Kept { .. } => {
+                ahead(steps, |step| self.batch(step), work)
+            }
         }
     }
 
@@ -134,17 +135,23 @@ impl<'a> Sampler<'a> {
 
     fn view(&self, drawn: &[Drawn], image: Tensor) -> Result<View> {
         let features = match self.features {
-            FeatureSource::Cached(caches) if self.needs.features => Some(self.cached(caches, drawn)?),
+            FeatureSource::Cached(caches) if self.needs.features => {
+                let rows = rows_of(drawn);
+                let maps = caches.par_iter().map(|cache| cache.rows(&rows)).collect::<Result<_>>()?;
+                Some(self.moved(Maps::Given(maps), drawn)?)
+            }
+            FeatureSource::Kept { maps, .. } if self.needs.features => {
+                Some(self.moved(Maps::Kept { of: maps.clone(), rows: rows_of(drawn) }, drawn)?)
+            }
             FeatureSource::Online(extractor) if self.needs.features => Some(extractor.maps(&image)?),
             _ => None,
         };
         Ok(View { image, features })
     }
 
-    fn cached(&self, caches: &[FeatureCache], drawn: &[Drawn]) -> Result<FeatureMaps> {
+    /// Maps of slices as they are, with how each is transformed.
+    fn moved(&self, maps: Maps, drawn: &[Drawn]) -> Result<FeatureMaps> {
         let side = self.settings.size;
-        let rows: Vec<_> = drawn.iter().map(|drawn| drawn.index).collect();
-        let maps = caches.par_iter().map(|cache| cache.rows(&rows)).collect::<Result<Vec<_>>>()?;
         let mut grids = vec![0.0; drawn.len() * 2 * self.plane()];
         let planes = grids.par_chunks_exact_mut(2 * self.plane()).zip(drawn);
         planes.for_each(|(out, drawn)| {
@@ -210,6 +217,11 @@ impl<'a> Sampler<'a> {
         let (b, side) = (images.len() / self.plane(), self.settings.size);
         Ok(Tensor::from_vec(images, (b, 1, side, side), &Device::Cpu)?)
     }
+}
+
+/// Their indices into the training slices.
+fn rows_of(drawn: &[Drawn]) -> Vec<usize> {
+    drawn.iter().map(|drawn| drawn.index).collect()
 }
 
 /// The names of the random streams of one branch of strong views.

@@ -16,7 +16,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::buffer::{CHUNK, floats, tensor, uninit};
-use super::gpu::Gpu;
 use super::matmul::{Matrix, matmul};
 use super::norm::BatchNorm;
 use super::simd::multiversion;
@@ -142,7 +141,7 @@ impl Tape {
     /// Convolution, as PyTorch's `conv2d`: x `[B,I,H,W]`, w `[O,I,k,k]`, b `[O]`; zero padding on all sides.
     pub fn conv2d(&self, x: &Var, w: &Var, b: Option<&Var>, stride: usize, padding: usize) -> Result<Var> {
         let shape = Shape::new(x, w, b, stride, padding)?;
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.conv2d(self, x, w, b, shape);
         }
         let y = {
@@ -187,7 +186,7 @@ impl Tape {
         [stride, padding]: [usize; 2],
     ) -> Result<Var> {
         ensure!(self.mode().trains(), "in eval mode a batch norm is folded into its convolution");
-        let Some(gpu) = Gpu::of(x.value()) else {
+        let Some(gpu) = self.gpu(x)? else {
             let y = self.conv2d(x, w, Some(b), stride, padding)?;
             return self.batch_norm_leaky_dropout(&y, gamma, beta, mean, var, settings, slope, p);
         };
@@ -221,7 +220,7 @@ impl Tape {
         for values in [gamma.value(), beta.value(), mean, var] {
             ensure!(values.dims() == [o], "a norm of {:?} after {o} channels", values.dims());
         }
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             let (affine, running) = ((gamma, beta), (mean, var));
             return gpu.conv2d_folded_norm_leaky(
                 self,
@@ -269,7 +268,7 @@ impl Tape {
         if let Some(b) = b {
             ensure!(b.dims() == [o], "the bias of a convolution has shape {:?}, not [{o}]", b.dims());
         }
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.conv_transpose2x2(self, x, w, b);
         }
         let sizes = Transposed { batch, i, o, h, w: width };

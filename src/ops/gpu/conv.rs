@@ -3,28 +3,81 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 
-use super::{Gpu, Grid, Matrix, Pass, Planes, Product, launch};
+use super::{Gpu, Grid, Matrix, Pass, Planes, Precision, Product, launch};
 use crate::ops::conv::Shape;
 use crate::ops::norm::BatchNorm;
 use crate::ops::tape::{Tape, Var};
 
-impl Gpu {
-    fn convolve(&self, pass: Pass, shape: &Shape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
-        if !self.0.channels_last(shape) {
-            return self.0.convolve(pass, shape, a, b, out);
-        }
-        let result = self.0.empty(DType::BF16, out.shape())?;
-        self.0.convolve(pass, shape, &self.last(a)?, &self.last(b)?, &result)?;
-        let (_, channels, h, w) = out.dims4()?;
-        let n = out.elem_count();
-        launch!(self, from_channels_last[Grid::Each(n)], &result, out, channels, h * w, n)
+/// Side of the squares that are turned over; `TILE` of the kernels.
+const TILE: usize = 32;
+
+/// Matrices of channels by positions, cut into squares, a block for each.
+struct Tiles {
+    count: usize,
+    /// Squares along the channels.
+    rows: usize,
+    /// Squares along the positions.
+    columns: usize,
+}
+
+impl Tiles {
+    fn new(elements: usize, channels: usize, positions: usize) -> Self {
+        let count = elements / (channels * positions);
+        Self { count, rows: channels.div_ceil(TILE), columns: positions.div_ceil(TILE) }
     }
 
-    /// `[B,C,H,W]` in bf16, channels last.
-    fn last(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, channels, h, w) = x.dims4()?;
-        let (y, n) = (self.0.empty(DType::BF16, x.shape())?, x.elem_count());
-        launch!(self, to_channels_last[Grid::Each(n)], x, &y, channels, h * w, n)?;
+    fn grid(&self) -> Grid {
+        Grid::Blocks(self.count * self.rows * self.columns)
+    }
+}
+
+/// Channels and positions of each of the tensors of a pass: images as `[B, channels, positions]`, weights as
+/// `[O, channels, positions]`. A gradient may come in another shape, so the tensors are not asked.
+fn extents(pass: Pass, shape: &Shape) -> [(usize, usize); 3] {
+    let ((i, h, w), (o, oh, ow)) = (shape.input, shape.output);
+    let (x, weights, y) = ((i, h * w), (i, shape.kernel * shape.kernel), (o, oh * ow));
+    match pass {
+        Pass::Forward => [x, weights, y],
+        Pass::Data => [weights, y, x],
+        Pass::Weights => [x, y, weights],
+    }
+}
+
+impl Gpu {
+    /// The precision of a convolution. Tensor cores take channels by eights: a first or last layer of few channels is computed
+    /// without bf16.
+    fn precision_of(&self, shape: &Shape) -> Precision {
+        let few = !(shape.input.0.is_multiple_of(8) && shape.output.0.is_multiple_of(8));
+        if few && self.precision == Precision::Bf16 { Precision::Tf32 } else { self.precision }
+    }
+
+    fn convolve(&self, pass: Pass, shape: &Shape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+        let precision = self.precision_of(shape);
+        if precision != Precision::Bf16 {
+            return self.backend.convolve(precision, pass, shape, [a, b, out]);
+        }
+        let [of_a, of_b, (channels, positions)] = extents(pass, shape);
+        let result = self.backend.empty(DType::BF16, out.shape())?;
+        let (a, b) = (self.channels_last(a, of_a)?, self.channels_last(b, of_b)?);
+        self.backend.convolve(precision, pass, shape, [&a, &b, &result])?;
+        let tiles = Tiles::new(out.elem_count(), channels, positions);
+        launch!(
+            self,
+            from_channels_last[tiles.grid()],
+            &result,
+            out,
+            channels,
+            positions,
+            tiles.rows,
+            tiles.columns
+        )
+    }
+
+    /// In bf16, channels behind positions.
+    fn channels_last(&self, x: &Tensor, (channels, positions): (usize, usize)) -> Result<Tensor> {
+        let (y, tiles) =
+            (self.backend.empty(DType::BF16, x.shape())?, Tiles::new(x.elem_count(), channels, positions));
+        launch!(self, to_channels_last[tiles.grid()], x, &y, channels, positions, tiles.rows, tiles.columns)?;
         Ok(y)
     }
 

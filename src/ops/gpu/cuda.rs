@@ -6,12 +6,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_longlong, c_void};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use candle_core::cuda_backend::cudarc::cublas::{result as blas, sys as blas_sys};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DevicePtr as _, result, sys,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, result, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId};
 use candle_core::op::BackpropOp;
@@ -19,35 +19,39 @@ use candle_core::{DType, Device, Shape, Storage, Tensor};
 
 use super::cudnn::Convolutions;
 use super::staging::Staging;
-use super::{Backend, ConvShape, Gpu, Matrix, Pass, Precision, Product};
+use super::{Backend, ConvShape, Matrix, Pass, Precision, Product};
 use crate::ops::buffer;
 
 /// The kernels of this folder as PTX (build.rs).
 const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+/// The version of CUDA that compiled them, as the driver counts: 13000 is 13.0 (build.rs).
+const COMPILED_BY: &str = env!("SWEEP_CUDA");
 /// Threads of a block; `THREADS` of the kernels.
 const THREADS: usize = 256;
+/// Where less of a GPU's memory is free, a library that does not start may well have wanted more.
+const LITTLE: usize = 1 << 30;
 
 /// A device that a thread has opened.
 pub(super) struct Open {
     pub(super) number: usize,
-    pub(super) precision: Precision,
     pub(super) id: DeviceId,
-    pub(super) gpu: Gpu,
+    pub(super) backend: Rc<dyn Backend>,
 }
 
-/// Whether the driver, cuBLAS, cuRAND and cuDNN can be opened.
+/// Whether the driver, cuBLAS, cuRAND and cuDNN can be opened: tried once.
 #[cfg(feature = "dynamic-loading")]
 fn present() -> [bool; 4] {
     use candle_core::cuda_backend::cudarc::{cublas, cudnn, curand};
+    static PRESENT: OnceLock<[bool; 4]> = OnceLock::new();
     // SAFETY: these functions only try to open libraries.
-    unsafe {
+    *PRESENT.get_or_init(|| unsafe {
         [
             sys::is_culib_present(),
             cublas::sys::is_culib_present(),
             curand::sys::is_culib_present(),
             cudnn::sys::is_culib_present(),
         ]
-    }
+    })
 }
 
 /// A program that was linked with them does not start without them.
@@ -81,39 +85,73 @@ fn libraries() -> Result<()> {
     if !missing.is_empty() {
         bail!("{} cannot be loaded{place}", missing.join(" and "));
     }
+    new_enough()?;
     result::init().map_err(|error| anyhow!("the NVIDIA driver does not start: {error}"))
 }
 
+/// That the driver knows what the kernels were compiled to: it refuses those of a newer CUDA.
+fn new_enough() -> Result<()> {
+    static VERSION: OnceLock<Option<i32>> = OnceLock::new();
+    let found = VERSION.get_or_init(|| {
+        let mut version = 0;
+        // SAFETY: the function writes to the address that it is given, and may be called before any other.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().ok().map(|()| version)
+    });
+    match (*found, COMPILED_BY.parse::<i32>()) {
+        (Some(found), Ok(wanted)) if found < wanted => {
+            let text = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+            bail!(
+                "the NVIDIA driver is for CUDA {}, and this program was built with CUDA {}: install a newer driver, or \
+                 build it with that CUDA (scripts/build_cuda.sh)",
+                text(found),
+                text(wanted)
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens the device of this number for the calling thread.
-pub(super) fn open(number: usize, precision: Precision) -> Result<Open> {
+pub(super) fn open(number: usize) -> Result<Open> {
     let count = names().with_context(|| format!("cuda:{number} cannot be used"))?.len();
     if number >= count {
         bail!("cuda:{number} is not there: this machine has {count} (cuda:0 to cuda:{})", count - 1);
     }
-    let device = CudaDevice::new_with_stream(number).with_context(|| format!("open cuda:{number}"))?;
+    let device = CudaDevice::new_with_stream(number).map_err(short_of_memory);
+    let device = device.with_context(|| format!("open cuda:{number}"))?;
     // SAFETY: everything of this thread runs on the one stream of `device`.
     unsafe { device.disable_event_tracking() };
     let stream = device.cuda_stream();
-    keep_memory(&stream)?;
-    let module = stream
-        .context()
-        .load_module(KERNELS.into())
-        .map_err(|error| anyhow!("load the kernels: {error}; they need a driver for CUDA 13"))?;
+    let pool = keep_memory(&stream)?;
+    let module = stream.context().load_module(KERNELS.into()).map_err(|error| {
+        anyhow!("load the kernels: {error}; they need an NVIDIA GPU from Ampere (2020) on")
+    })?;
     let cuda = Cuda {
         functions: RefCell::default(),
         tables: RefCell::default(),
-        convolutions: Convolutions::new(&stream, precision)?,
+        convolutions: Convolutions::new(&stream).map_err(short_of_memory)?,
         staging: Staging::default(),
+        pool,
         module,
         stream,
         device: device.clone(),
-        precision,
     };
-    Ok(Open { number, precision, id: device.id(), gpu: Gpu(Rc::new(cuda)) })
+    Ok(Open { number, id: device.id(), backend: Rc::new(cuda) })
+}
+
+/// An error of a library that does not start. Where there is little memory left, some say something else than that.
+fn short_of_memory(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    match result::mem_get_info() {
+        Ok((free, _)) if free < LITTLE => {
+            error.context(format!("out of memory? {} MB of the GPU's are free", free >> 20))
+        }
+        _ => error,
+    }
 }
 
 /// Has the driver keep freed memory for the next allocation instead of giving it back at each synchronisation.
-fn keep_memory(stream: &CudaStream) -> Result<()> {
+fn keep_memory(stream: &CudaStream) -> Result<sys::CUmemoryPool> {
     let mut pool = std::ptr::null_mut();
     let mut all = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -122,18 +160,38 @@ fn keep_memory(stream: &CudaStream) -> Result<()> {
         sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device()).result()?;
         sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut all).cast()).result()?;
     }
-    Ok(())
+    Ok(pool)
+}
+
+/// Whether an error is that of a GPU without memory left.
+pub(super) fn is_out_of_memory(error: &impl std::fmt::Debug) -> bool {
+    format!("{error:?}").contains("OUT_OF_MEMORY")
 }
 
 struct Cuda {
     device: CudaDevice,
     stream: Arc<CudaStream>,
+    /// Where all memory comes from.
+    pool: sys::CUmemoryPool,
     module: Arc<candle_core::cuda_backend::cudarc::driver::CudaModule>,
     functions: RefCell<HashMap<&'static str, CudaFunction>>,
     tables: RefCell<HashMap<[usize; 4], Tensor>>,
     convolutions: Convolutions,
     staging: Staging,
-    precision: Precision,
+}
+
+impl Cuda {
+    /// Memory for `n` numbers. Where there is none, what is kept is given back to the driver, which can then join it.
+    fn memory<T: DeviceRepr>(&self, n: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: whoever asks writes every number before one is read.
+        let mut found = unsafe { self.device.alloc::<T>(n) };
+        if found.as_ref().is_err_and(is_out_of_memory) {
+            self.give_back()?;
+            // SAFETY: as above.
+            found = unsafe { self.device.alloc::<T>(n) };
+        }
+        found.with_context(|| format!("ask the GPU for {} MB", (n * size_of::<T>()) >> 20))
+    }
 }
 
 /// The address of a contiguous tensor on `stream`'s device.
@@ -149,6 +207,7 @@ pub(super) fn address(tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
         DType::U8 => storage.as_cuda_slice::<u8>()?.device_ptr(stream).0,
         DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(stream).0,
         DType::BF16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(stream).0,
+        DType::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(stream).0,
         kind => bail!("kernels know no tensors of {kind:?}"),
     };
     Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
@@ -169,11 +228,9 @@ impl Backend for Cuda {
 
     fn empty(&self, kind: DType, shape: &Shape) -> Result<Tensor> {
         let n = shape.elem_count().max(1);
-        let device = self.device.clone();
         macro_rules! of {
             ($kind:ty) => {
-                // SAFETY: whoever asks writes every number before one is read.
-                CudaStorage::wrap_cuda_slice(unsafe { device.alloc::<$kind>(n) }?, device.clone())
+                CudaStorage::wrap_cuda_slice(self.memory::<$kind>(n)?, self.device.clone())
             };
         }
         let storage = match kind {
@@ -182,6 +239,7 @@ impl Backend for Cuda {
             DType::U8 => of!(u8),
             DType::U32 => of!(u32),
             DType::BF16 => of!(half::bf16),
+            DType::F16 => of!(half::f16),
             kind => bail!("kernels make no tensors of {kind:?}"),
         };
         Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
@@ -205,6 +263,24 @@ impl Backend for Cuda {
             _ => self.staging.copy(&buffer::slice::<u8>(tensor)?, address, &self.stream)?,
         }
         Ok(copy)
+    }
+
+    fn write(&self, tensor: &Tensor, start: usize, bytes: &[u8]) -> Result<()> {
+        let size = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        ensure!(start + bytes.len() <= size, "{} bytes from {start} on of {size}", bytes.len());
+        self.staging.copy(bytes, address(tensor, &self.stream)? + start as u64, &self.stream)
+    }
+
+    fn room(&self) -> Result<usize> {
+        self.stream.context().bind_to_thread()?;
+        Ok(result::mem_get_info()?.0)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        // What is freed in the order of the stream is free only when the stream has come there.
+        self.stream.synchronize()?;
+        // SAFETY: the pool is the device's and lives as long as its context.
+        Ok(unsafe { sys::cuMemPoolTrimTo(self.pool, 0) }.result()?)
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {
@@ -232,7 +308,7 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn product(&self, product: &Product<'_>) -> Result<()> {
+    fn product(&self, precision: Precision, product: &Product<'_>) -> Result<()> {
         let [m, n, k] = product.sizes;
         // Address, whether cuBLAS has to transpose, and the distance of rows or columns; of a single one that may be anything
         // to us, but not to cuBLAS.
@@ -248,7 +324,7 @@ impl Backend for Cuda {
                 (start, blas_sys::cublasOperation_t::CUBLAS_OP_T, c_int::try_from(matrix.columns.max(rows))?)
             })
         };
-        let compute = match self.precision {
+        let compute = match precision {
             Precision::F32 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             Precision::Tf32 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             Precision::Bf16 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
@@ -290,13 +366,15 @@ impl Backend for Cuda {
         .map_err(|error| anyhow!("a product of {m}×{k} and {k}×{n}: {error:?}"))
     }
 
-    fn channels_last(&self, shape: &ConvShape) -> bool {
-        self.convolutions.precision_of(shape) == Precision::Bf16
-    }
-
-    fn convolve(&self, pass: Pass, shape: &ConvShape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    fn convolve(
+        &self,
+        precision: Precision,
+        pass: Pass,
+        shape: &ConvShape,
+        tensors: [&Tensor; 3],
+    ) -> Result<()> {
         self.stream.context().bind_to_thread()?;
-        self.convolutions.run(self, pass, shape, a, b, out)
+        self.convolutions.run(self, precision, pass, shape, tensors)
     }
 
     fn table(&self, key: [usize; 4], make: &dyn Fn() -> Vec<u32>) -> Result<Tensor> {
@@ -305,7 +383,7 @@ impl Backend for Cuda {
         }
         let values = make();
         let len = values.len();
-        let table = Tensor::from_vec(values, len, &Device::Cuda(self.device.clone()))?;
+        let table = self.upload(&Tensor::from_vec(values, len, &Device::Cpu)?)?;
         self.tables.borrow_mut().insert(key, table.clone());
         Ok(table)
     }

@@ -1,9 +1,11 @@
 //! Convolutions by cuDNN. The algorithm of a shape is chosen once and kept: the first of the library's own ranking that
-//! gives the same bits each time. In `bf16` maps and weights are channels last.
+//! gives the same bits each time and rounds no more than was asked for; one that needs less scratch only where there is no
+//! memory for it. In `bf16` maps and weights are channels last.
 #![expect(unsafe_code, reason = "cuDNN's functions take pointers")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -12,14 +14,15 @@ use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::{DType, Tensor};
 
-use super::cuda::address;
+use super::cuda::{address, is_out_of_memory};
 use super::{Backend, ConvShape, Pass, Precision};
 
 /// Bytes of scratch that an algorithm may ask for.
 const WORKSPACE: usize = 1 << 30;
+/// Places of a ranking: each algorithm with and without tensor cores.
+const RANKED: usize = 16;
 
-/// One side of a convolution's numbers.
-#[derive(Clone, Copy)]
+/// A convolution's tensors and how it is computed, as cuDNN has them.
 struct Ends {
     x: sys::cudnnTensorDescriptor_t,
     w: sys::cudnnFilterDescriptor_t,
@@ -27,7 +30,19 @@ struct Ends {
     conv: sys::cudnnConvolutionDescriptor_t,
 }
 
-/// A convolution as cuDNN has it, and how each pass is computed.
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // SAFETY: the descriptors were made by `Ends::new` and are used nowhere else. What fails here frees nothing.
+        unsafe {
+            let _ = result::destroy_tensor_descriptor(self.x);
+            let _ = result::destroy_tensor_descriptor(self.y);
+            let _ = result::destroy_filter_descriptor(self.w);
+            let _ = result::destroy_convolution_descriptor(self.conv);
+        }
+    }
+}
+
+/// How a pass of a convolution is computed.
 struct Plan {
     ends: Ends,
     algorithm: Algorithm,
@@ -41,14 +56,40 @@ enum Algorithm {
     Weights(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: the descriptors were made by `Ends::new` and are used nowhere else. What fails here frees nothing.
+impl Algorithm {
+    /// What computes every convolution, in the same bits each time, whatever the ranking says.
+    fn fallback(pass: Pass) -> Vec<Self> {
+        use sys::{
+            cudnnConvolutionBwdDataAlgo_t as Data, cudnnConvolutionBwdFilterAlgo_t as Weights,
+            cudnnConvolutionFwdAlgo_t as Forward,
+        };
+        match pass {
+            // The second needs no scratch.
+            Pass::Forward => vec![
+                Self::Forward(Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM),
+                Self::Forward(Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM),
+            ],
+            Pass::Data => vec![Self::Data(Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1)],
+            Pass::Weights => vec![Self::Weights(Weights::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1)],
+        }
+    }
+
+    /// Bytes of scratch that it needs.
+    fn workspace(self, handle: &Handle, Ends { x, w, y, conv }: &Ends) -> Result<usize, result::CudnnError> {
+        let (handle, x, w, y, conv) = (handle.0, *x, *w, *y, *conv);
+        // SAFETY: handle and descriptors are alive.
         unsafe {
-            let _ = result::destroy_tensor_descriptor(self.ends.x);
-            let _ = result::destroy_tensor_descriptor(self.ends.y);
-            let _ = result::destroy_filter_descriptor(self.ends.w);
-            let _ = result::destroy_convolution_descriptor(self.ends.conv);
+            match self {
+                Self::Forward(one) => {
+                    result::get_convolution_forward_workspace_size(handle, x, w, conv, y, one)
+                }
+                Self::Data(one) => {
+                    result::get_convolution_backward_data_workspace_size(handle, w, y, conv, x, one)
+                }
+                Self::Weights(one) => {
+                    result::get_convolution_backward_filter_workspace_size(handle, x, y, conv, w, one)
+                }
+            }
         }
     }
 }
@@ -56,10 +97,9 @@ impl Drop for Plan {
 /// The library's handle and the plans of all convolutions so far.
 pub(super) struct Convolutions {
     // Before the handle: descriptors go first.
-    plans: RefCell<HashMap<(ConvShape, Pass), Plan>>,
+    plans: RefCell<HashMap<(ConvShape, Pass, Precision), Plan>>,
     handle: Handle,
     stream: Arc<CudaStream>,
-    precision: Precision,
 }
 
 struct Handle(sys::cudnnHandle_t);
@@ -80,6 +120,11 @@ fn size(n: usize) -> Result<c_int> {
 }
 
 impl Ends {
+    fn compute_with(&self, math: sys::cudnnMathType_t) -> Result<()> {
+        // SAFETY: the descriptor is alive.
+        unsafe { result::set_convolution_math_type(self.conv, math) }.map_err(said("the precision"))
+    }
+
     fn new(s: &ConvShape, precision: Precision) -> Result<Self> {
         let (kind, format) = match precision {
             Precision::F32 | Precision::Tf32 => {
@@ -88,10 +133,6 @@ impl Ends {
             Precision::Bf16 => {
                 (sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16, sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC)
             }
-        };
-        let math = match precision {
-            Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            Precision::Tf32 | Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         };
         let (c, h, w) = s.input;
         let (o, oh, ow) = s.output;
@@ -116,125 +157,134 @@ impl Ends {
                 ends.conv, padding, padding, stride, stride, 1, 1, mode, single,
             )
             .map_err(said("the convolution"))?;
-            result::set_convolution_math_type(ends.conv, math).map_err(said("the precision"))?;
         }
+        ends.compute_with(first_math(precision))?;
         Ok(ends)
     }
 }
 
-/// The first of a ranking that works, gives the same bits each time and needs no more than [`WORKSPACE`].
-macro_rules! first_of {
-    ($found:expr, $count:expr) => {
-        $found
-            .iter()
-            .take($count as usize)
-            .find(|one| is_usable(one.status, one.determinism, one.memory))
-            .map(|one| (one.algo, one.memory))
-    };
+/// What cuDNN is asked for. Its default rounds factors to tf32 on GPUs that can.
+fn first_math(precision: Precision) -> sys::cudnnMathType_t {
+    match precision {
+        Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+    }
 }
 
-fn is_usable(status: sys::cudnnStatus_t, determinism: sys::cudnnDeterminism_t, memory: usize) -> bool {
+/// How an algorithm that was ranked with `math` may be computed; not at all where that rounds more than `precision` does.
+fn math_of(precision: Precision, math: sys::cudnnMathType_t) -> Option<sys::cudnnMathType_t> {
+    use sys::cudnnMathType_t as Math;
+    match (precision, math) {
+        // The one of them that never takes tensor cores.
+        (Precision::F32, Math::CUDNN_FMA_MATH | Math::CUDNN_DEFAULT_MATH) => Some(Math::CUDNN_FMA_MATH),
+        // Would take half precision.
+        (Precision::F32, _) | (_, Math::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION) => None,
+        (_, math) => Some(math),
+    }
+}
+
+/// The ranking that cuDNN makes of a pass's algorithms, as far as they work and give the same bits each time.
+macro_rules! ranking {
+    ($record:ty, $kind:ident, $ask:path, $($descriptor:expr),*) => {{
+        let mut count = 0;
+        // SAFETY: a record of numbers may be zero, and the array is as long as is said.
+        let found = unsafe {
+            let mut found: [$record; RANKED] = std::mem::zeroed();
+            $ask($($descriptor),*, RANKED as c_int, &raw mut count, found.as_mut_ptr()).map(|()| found)
+        };
+        // An error says that there is no ranking; what is not ranked can still be computed.
+        let found = found.map(Vec::from).unwrap_or_default();
+        found
+            .into_iter()
+            .take(count as usize)
+            .filter(|one| is_usable(one.status, one.determinism))
+            .map(|one| (Algorithm::$kind(one.algo), one.mathType))
+            .collect::<Vec<_>>()
+    }};
+}
+
+fn is_usable(status: sys::cudnnStatus_t, determinism: sys::cudnnDeterminism_t) -> bool {
     status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
         && determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-        && memory <= WORKSPACE
 }
 
 impl Convolutions {
-    pub(super) fn new(stream: &Arc<CudaStream>, precision: Precision) -> Result<Self> {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         stream.context().bind_to_thread()?;
         let handle = Handle(result::create_handle().map_err(said("its start"))?);
         // SAFETY: both are alive for as long as this is.
         unsafe { result::set_stream(handle.0, stream.cu_stream().cast()) }.map_err(said("its stream"))?;
-        Ok(Self { plans: RefCell::default(), handle, stream: stream.clone(), precision })
+        Ok(Self { plans: RefCell::default(), handle, stream: stream.clone() })
     }
 
-    /// Tensor cores take channels by eights; a first or last layer of few channels is computed without bf16.
-    pub(super) fn precision_of(&self, shape: &ConvShape) -> Precision {
-        let few = !(shape.input.0.is_multiple_of(8) && shape.output.0.is_multiple_of(8));
-        if few && self.precision == Precision::Bf16 { Precision::Tf32 } else { self.precision }
-    }
-
-    fn plan(&self, pass: Pass, shape: &ConvShape) -> Result<Plan> {
-        let mut plan = Plan {
-            ends: Ends::new(shape, self.precision_of(shape))?,
-            algorithm: Algorithm::Forward(
-                sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+    fn ranked(&self, pass: Pass, Ends { x, w, y, conv }: &Ends) -> Vec<(Algorithm, sys::cudnnMathType_t)> {
+        let (handle, x, w, y, conv) = (self.handle.0, *x, *w, *y, *conv);
+        match pass {
+            Pass::Forward => ranking!(
+                sys::cudnnConvolutionFwdAlgoPerf_t,
+                Forward,
+                result::get_convolution_forward_algorithm,
+                handle,
+                x,
+                w,
+                conv,
+                y
             ),
-            workspace: 0,
-        };
-        let Ends { x, w, y, conv } = plan.ends;
-        let (mut count, handle) = (0, self.handle.0);
-        // SAFETY: the arrays are as long as is said, and a record of numbers may be zero.
-        let found = unsafe {
-            match pass {
-                Pass::Forward => {
-                    let mut found: [sys::cudnnConvolutionFwdAlgoPerf_t; 8] = std::mem::zeroed();
-                    let ranked = &raw mut count;
-                    result::get_convolution_forward_algorithm(
-                        handle,
-                        x,
-                        w,
-                        conv,
-                        y,
-                        8,
-                        ranked,
-                        found.as_mut_ptr(),
-                    )
-                    .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count).map(|(a, m)| (Algorithm::Forward(a), m))
-                }
-                Pass::Data => {
-                    let mut found: [sys::cudnnConvolutionBwdDataAlgoPerf_t; 6] = std::mem::zeroed();
-                    let ranked = &raw mut count;
-                    result::get_convolution_backward_data_algorithm(
-                        handle,
-                        w,
-                        y,
-                        conv,
-                        x,
-                        6,
-                        ranked,
-                        found.as_mut_ptr(),
-                    )
-                    .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count).map(|(a, m)| (Algorithm::Data(a), m))
-                }
-                Pass::Weights => {
-                    let mut found: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; 7] = std::mem::zeroed();
-                    let ranked = &raw mut count;
-                    result::get_convolution_backward_filter_algorithm(
-                        handle,
-                        x,
-                        y,
-                        conv,
-                        w,
-                        7,
-                        ranked,
-                        found.as_mut_ptr(),
-                    )
-                    .map_err(said("the choice of an algorithm"))?;
-                    first_of!(found, count).map(|(a, m)| (Algorithm::Weights(a), m))
-                }
-            }
-        };
-        let Some((algorithm, workspace)) = found else {
-            bail!(
-                "cuDNN has no repeatable algorithm for the {pass:?} pass of {shape:?} in {}",
-                self.precision
-            );
-        };
-        (plan.algorithm, plan.workspace) = (algorithm, workspace);
-        Ok(plan)
+            Pass::Data => ranking!(
+                sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                Data,
+                result::get_convolution_backward_data_algorithm,
+                handle,
+                w,
+                y,
+                conv,
+                x
+            ),
+            Pass::Weights => ranking!(
+                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                Weights,
+                result::get_convolution_backward_filter_algorithm,
+                handle,
+                x,
+                y,
+                conv,
+                w
+            ),
+        }
     }
 
+    /// The best that needs no more than `most` bytes of scratch. What the ranking says of scratch belongs to the precision that
+    /// it was ranked with, so it is asked for once more.
+    fn plan(&self, precision: Precision, pass: Pass, shape: &ConvShape, most: usize) -> Result<Plan> {
+        let ends = Ends::new(shape, precision)?;
+        let ranked = self.ranked(pass, &ends);
+        let ranked = ranked.into_iter().filter_map(|(one, math)| Some((one, math_of(precision, math)?)));
+        let others = Algorithm::fallback(pass).into_iter().map(|one| (one, first_math(precision)));
+        let mut last = None;
+        for (algorithm, math) in ranked.chain(others) {
+            ends.compute_with(math)?;
+            match algorithm.workspace(&self.handle, &ends) {
+                Ok(workspace) if workspace <= most => return Ok(Plan { ends, algorithm, workspace }),
+                Ok(workspace) => last = Some(format!("{algorithm:?} needs {} MB", workspace >> 20)),
+                Err(error) => last = Some(format!("{algorithm:?}: {error:?}")),
+            }
+        }
+        bail!(
+            "cuDNN has no repeatable algorithm for the {pass:?} pass of {shape:?} in {precision} with {} MB of scratch ({})",
+            most >> 20,
+            last.unwrap_or_default()
+        )
+    }
+
+    /// Computes into the last of `tensors` from the others.
     pub(super) fn run(
         &self,
         gpu: &dyn Backend,
+        precision: Precision,
         pass: Pass,
         shape: &ConvShape,
-        a: &Tensor,
-        b: &Tensor,
-        out: &Tensor,
+        tensors: [&Tensor; 3],
     ) -> Result<()> {
         let weights = shape.output.0 * shape.input.0 * shape.kernel * shape.kernel;
         let (x, y) = (shape.batch * shape.input_len(), shape.batch * shape.output_len());
@@ -243,26 +293,40 @@ impl Convolutions {
             Pass::Data => [weights, y, x],
             Pass::Weights => [x, y, weights],
         };
-        let found = [a, b, out].map(Tensor::elem_count);
+        let found = tensors.map(Tensor::elem_count);
         ensure!(wanted == found, "a convolution of {wanted:?} numbers was given {found:?}");
+        let key = (*shape, pass, precision);
         let mut plans = self.plans.borrow_mut();
-        let plan = match plans.entry((*shape, pass)) {
-            std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
-            std::collections::hash_map::Entry::Vacant(empty) => empty.insert(self.plan(pass, shape)?),
-        };
-        self.compute(gpu, plan, a, b, out)
+        if let Entry::Vacant(empty) = plans.entry(key) {
+            empty.insert(self.plan(precision, pass, shape, WORKSPACE)?);
+        }
+        loop {
+            let plan = &plans[&key];
+            let scratch = match plan.workspace {
+                0 => None,
+                bytes => match gpu.empty(DType::U8, &bytes.into()) {
+                    Ok(scratch) => Some(scratch),
+                    // Slower rather than not at all.
+                    Err(error) if is_out_of_memory(&error) => {
+                        let Ok(less) = self.plan(precision, pass, shape, bytes / 2) else {
+                            return Err(error);
+                        };
+                        plans.insert(key, less);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            return self.compute(plan, scratch.as_ref(), tensors);
+        }
     }
 
-    fn compute(&self, gpu: &dyn Backend, plan: &Plan, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    fn compute(&self, plan: &Plan, scratch: Option<&Tensor>, [a, b, out]: [&Tensor; 3]) -> Result<()> {
         let at =
             |tensor: &Tensor| -> Result<*mut c_void> { Ok(address(tensor, &self.stream)? as *mut c_void) };
-        let scratch = match plan.workspace {
-            0 => None,
-            bytes => Some(gpu.empty(DType::U8, &bytes.into())?),
-        };
-        let work = scratch.as_ref().map_or(Ok(std::ptr::null_mut()), at)?;
+        let work = scratch.map_or(Ok(std::ptr::null_mut()), at)?;
         let (a, b, out) = (at(a)?.cast_const(), at(b)?.cast_const(), at(out)?);
-        let Ends { x, w, y, conv } = plan.ends;
+        let &Ends { x, w, y, conv } = &plan.ends;
         let (one, zero, bytes, handle) = (1.0f32, 0.0f32, plan.workspace, self.handle.0);
         let (one, zero): (*const c_void, *const c_void) = ((&raw const one).cast(), (&raw const zero).cast());
         // SAFETY: the tensors have the sizes of the descriptors (`run`) and the scratch has its own.

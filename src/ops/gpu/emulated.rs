@@ -13,7 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
 
-use super::{Backend, ConvShape, Pass, Product};
+use super::{Backend, ConvShape, Pass, Precision, Product};
 use crate::ops::{buffer, conv, matmul};
 
 // Of the C library, which every program of this kind is linked with.
@@ -124,17 +124,25 @@ struct Emulated {
     library: &'static Library,
     entries: RefCell<HashMap<&'static str, Entry>>,
     tables: RefCell<HashMap<[usize; 4], Tensor>>,
+    /// Whether there is no memory for what is brought there.
+    full: bool,
 }
 
 /// The emulation; an error where the kernels cannot be compiled here.
-pub(super) fn open() -> Result<Rc<dyn Backend>> {
+pub(super) fn open(full: bool) -> Result<Rc<dyn Backend>> {
     let (entries, tables) = (RefCell::default(), RefCell::default());
-    Ok(Rc::new(Emulated { library: Library::get()?, entries, tables }))
+    Ok(Rc::new(Emulated { library: Library::get()?, entries, tables, full }))
 }
 
 /// Overwrites the numbers of a tensor.
 fn write(tensor: &Tensor, values: &[f32]) -> Result<()> {
     buffer::update(tensor, |to| to.copy_from_slice(values))
+}
+
+/// Matrices of `rows` by `columns`, each turned over.
+fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let matrices = values.chunks_exact(rows * columns);
+    matrices.flat_map(|m| (0..rows * columns).map(move |at| m[at % rows * columns + at / rows])).collect()
 }
 
 /// Matrix `at` of a batch, as the processor multiplies it.
@@ -160,19 +168,43 @@ impl Backend for Emulated {
         Device::Cpu
     }
 
+    fn holds(&self, _tensor: &Tensor) -> bool {
+        !self.full
+    }
+
     fn empty(&self, kind: DType, shape: &Shape) -> Result<Tensor> {
         // Not zeros, so that a kernel that leaves numbers out is noticed.
         let n = shape.elem_count();
         Ok(match kind {
             DType::F64 => Tensor::from_vec(vec![f64::NAN; n], shape, &Device::Cpu)?,
             DType::F32 => Tensor::from_vec(vec![f32::NAN; n], shape, &Device::Cpu)?,
+            DType::BF16 => Tensor::from_vec(vec![half::bf16::NAN; n], shape, &Device::Cpu)?,
+            DType::F16 => Tensor::from_vec(vec![half::f16::NAN; n], shape, &Device::Cpu)?,
             DType::U8 => Tensor::from_vec(vec![255u8; n], shape, &Device::Cpu)?,
             kind => Tensor::zeros(shape, kind, &Device::Cpu)?,
         })
     }
 
     fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
+        ensure!(!self.full, "out of memory");
         Ok(tensor.clone())
+    }
+
+    fn write(&self, tensor: &Tensor, start: usize, bytes: &[u8]) -> Result<()> {
+        let size = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        ensure!(start + bytes.len() <= size, "{} bytes from {start} on of {size}", bytes.len());
+        let to = (self.address(tensor)? as *mut u8).wrapping_add(start);
+        // SAFETY: as many bytes lie there, and nobody else looks at them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    fn room(&self) -> Result<usize> {
+        Ok(1 << 30)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        Ok(())
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {
@@ -184,6 +216,8 @@ impl Backend for Emulated {
             CpuStorage::F64(values) => values[start..].as_ptr() as u64,
             CpuStorage::U8(values) => values[start..].as_ptr() as u64,
             CpuStorage::U32(values) => values[start..].as_ptr() as u64,
+            CpuStorage::BF16(values) => values[start..].as_ptr() as u64,
+            CpuStorage::F16(values) => values[start..].as_ptr() as u64,
             _ => bail!("kernels know no tensors of {:?}", tensor.dtype()),
         };
         Ok(bytes)
@@ -211,7 +245,7 @@ impl Backend for Emulated {
         Ok(())
     }
 
-    fn product(&self, product: &Product<'_>) -> Result<()> {
+    fn product(&self, _precision: Precision, product: &Product<'_>) -> Result<()> {
         let [m, n, _] = product.sizes;
         let (a, b) = (product.a.tensor.flatten_all()?, product.b.tensor.flatten_all()?);
         let (a, b) = (a.to_vec1::<f32>()?, b.to_vec1::<f32>()?);
@@ -236,18 +270,38 @@ impl Backend for Emulated {
         })
     }
 
-    fn channels_last(&self, _shape: &ConvShape) -> bool {
-        false
-    }
-
-    fn convolve(&self, pass: Pass, shape: &ConvShape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    fn convolve(
+        &self,
+        precision: Precision,
+        pass: Pass,
+        shape: &ConvShape,
+        [a, b, out]: [&Tensor; 3],
+    ) -> Result<()> {
         let [forward, weights, data] = conv::passes(shape);
         let compute = match pass {
             Pass::Forward => forward,
             Pass::Weights => weights,
             Pass::Data => data,
         };
-        write(out, &compute(&buffer::floats(a)?, &buffer::floats(b)?))
+        if precision != Precision::Bf16 {
+            return write(out, &compute(&buffer::floats(a)?, &buffer::floats(b)?));
+        }
+        let ((i, h, w), (o, oh, ow)) = (shape.input, shape.output);
+        let (x, of_w, y) = ((i, h * w), (i, shape.kernel * shape.kernel), (o, oh * ow));
+        let [of_a, of_b, of_out] = match pass {
+            Pass::Forward => [x, of_w, y],
+            Pass::Data => [of_w, y, x],
+            Pass::Weights => [x, y, of_w],
+        };
+        let first = |tensor: &Tensor, extent| -> Result<Vec<f32>> {
+            let values = tensor.flatten_all()?.to_vec1::<half::bf16>()?;
+            let (channels, positions) = extent;
+            Ok(turned(&values.iter().map(|x| x.to_f32()).collect::<Vec<_>>(), positions, channels))
+        };
+        let result = compute(&first(a, of_a)?, &first(b, of_b)?);
+        let result = turned(&result, of_out.0, of_out.1);
+        let bytes: Vec<u8> = result.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        self.write(out, 0, &bytes)
     }
 
     fn table(&self, key: [usize; 4], make: &dyn Fn() -> Vec<u32>) -> Result<Tensor> {

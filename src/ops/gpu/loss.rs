@@ -34,7 +34,7 @@ impl Gpu {
         let (x, Maps { classes, pixels, all }) = (self.here(logits)?, Maps::of(logits)?);
         ensure!(classes <= 256, "{classes} classes do not fit a byte");
         let (b, _, h, w) = x.dims4()?;
-        let (label, sure) = (self.0.empty(DType::U8, &(b, h, w).into())?, self.empty((b, h, w))?);
+        let (label, sure) = (self.backend.empty(DType::U8, &(b, h, w).into())?, self.empty((b, h, w))?);
         launch!(self, confidence[Grid::Each(all)], &x, &label, &sure, classes, pixels, all)?;
         Ok((label, sure))
     }

@@ -57,7 +57,7 @@ impl Gpu {
         let (b, c, h, w) = x.dims4()?;
         let axis = |from: usize, to: usize| {
             let make = || resize::axis_table(from, to, align_corners);
-            self.0.table([1, from, to, usize::from(align_corners)], &make)
+            self.backend.table([1, from, to, usize::from(align_corners)], &make)
         };
         let (rows, columns) = (axis(h, oh)?, axis(w, ow)?);
         let y = self.empty((b, c, oh, ow))?;
@@ -80,8 +80,15 @@ impl Gpu {
         launch!(self, sample[Grid::Each(n)], x.value(), &grid, &y, c, h, w, side, n)?;
         let (gpu, node) = (self.clone(), x.node);
         tape.record_on(self, y, &[x], move |g, sink| {
-            let dx = gpu.filled((b, c, h, w), 0.0)?;
-            launch!(gpu, sample_back[Grid::Each(n)], &*g, &grid, &dx, c, h, w, side, n)?;
+            let (dx, size) = (gpu.empty((b, c, h, w))?, b * c * h * w);
+            // As whole numbers, so that the order of the additions does not matter.
+            let (blocks, scale, sums) = (gpu.parts(g.elem_count()), gpu.doubles(1)?, gpu.doubles(size)?);
+            let (parts, words) = (gpu.empty(blocks)?, 2 * size);
+            launch!(gpu, largest_parts[Grid::Blocks(blocks)], &*g, &parts, g.elem_count())?;
+            launch!(gpu, fixed_point[Grid::Blocks(1)], &parts, blocks, &scale)?;
+            launch!(gpu, fill[Grid::Each(words)], &sums, 0.0f32, words)?;
+            launch!(gpu, sample_back[Grid::Each(n)], &*g, &grid, &scale, &sums, c, h, w, side, n)?;
+            launch!(gpu, from_fixed_point[Grid::Each(size)], &sums, &scale, &dx, size)?;
             sink.give(node, dx)
         })
     }

@@ -20,6 +20,7 @@ mod matmul;
 mod norm;
 mod optim;
 mod place;
+mod rows;
 mod shape;
 #[cfg(feature = "cuda")]
 mod staging;
@@ -34,7 +35,9 @@ use candle_core::{DType, Device, Shape, Tensor};
 use super::conv::Shape as ConvShape;
 use super::random::Mask;
 pub(super) use optim::Update;
+pub(super) use place::give_back;
 pub use place::{Place, Precision, gpus};
+pub use rows::Rows;
 
 /// Elements of a plane that one block works on; `PIECE` of the kernels.
 const PIECE: usize = 16384;
@@ -56,11 +59,25 @@ trait Backend {
     /// Where its tensors are.
     fn device(&self) -> Device;
 
+    /// Whether a tensor is there already.
+    fn holds(&self, tensor: &Tensor) -> bool {
+        tensor.device().same_device(&self.device())
+    }
+
     /// A tensor of arbitrary content.
     fn empty(&self, kind: DType, shape: &Shape) -> Result<Tensor>;
 
     /// A copy of a contiguous tensor of this process.
     fn upload(&self, tensor: &Tensor) -> Result<Tensor>;
+
+    /// Copies `bytes` into a contiguous tensor, from its byte `start` on.
+    fn write(&self, tensor: &Tensor, start: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Bytes that can still be had.
+    fn room(&self) -> Result<usize>;
+
+    /// Gives memory that is kept for later back to the driver, so that other programs can have it.
+    fn give_back(&self) -> Result<()>;
 
     /// The address of the first number of a contiguous tensor.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
@@ -74,14 +91,18 @@ trait Backend {
     unsafe fn launch(&self, kernel: &'static str, blocks: usize, arguments: &mut [*mut c_void])
     -> Result<()>;
 
-    /// A batch of matrix products.
-    fn product(&self, product: &Product<'_>) -> Result<()>;
+    /// A batch of matrix products of factors in this precision.
+    fn product(&self, precision: Precision, product: &Product<'_>) -> Result<()>;
 
-    /// Whether a convolution takes bf16, channels last, in the place of single precision, channels first.
-    fn channels_last(&self, shape: &ConvShape) -> bool;
-
-    /// One of the passes of a convolution, without bias, into `out`.
-    fn convolve(&self, pass: Pass, shape: &ConvShape, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()>;
+    /// One of the passes of a convolution, without bias, into the last of its tensors. In bf16 all three are bf16, channels
+    /// last.
+    fn convolve(
+        &self,
+        precision: Precision,
+        pass: Pass,
+        shape: &ConvShape,
+        tensors: [&Tensor; 3],
+    ) -> Result<()>;
 
     /// The numbers that `make` gives for `key`, made once.
     fn table(&self, key: [usize; 4], make: &dyn Fn() -> Vec<u32>) -> Result<Tensor>;
@@ -159,13 +180,16 @@ impl Product<'_> {
     }
 }
 
-/// A GPU, cheap to clone. Belongs to the thread that opened it.
+/// A GPU, and how it rounds the factors of convolutions and products; cheap to clone. Belongs to the thread that opened it.
 #[derive(Clone)]
-pub(crate) struct Gpu(Rc<dyn Backend>);
+pub(crate) struct Gpu {
+    backend: Rc<dyn Backend>,
+    precision: Precision,
+}
 
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gpu({:?})", self.0.device().location())
+        write!(f, "Gpu({:?}, {})", self.backend.device().location(), self.precision)
     }
 }
 
@@ -250,7 +274,7 @@ impl Gpu {
 
     fn launch(&self, kernel: &'static str, grid: Grid, arguments: &[Arg<'_>]) -> Result<()> {
         let blocks = match grid {
-            Grid::Each(count) => count.div_ceil(self.0.threads()).min(BLOCKS),
+            Grid::Each(count) => count.div_ceil(self.backend.threads()).min(BLOCKS),
             Grid::Blocks(count) => count,
         };
         if blocks == 0 {
@@ -261,7 +285,7 @@ impl Gpu {
             slots.push(match argument {
                 Arg::Tensor(tensor, start) => {
                     ensure!(*start <= tensor.elem_count(), "`{kernel}` starts behind a tensor's end");
-                    self.0.address(tensor)? + (start * tensor.dtype().size_in_bytes()) as u64
+                    self.backend.address(tensor)? + (start * tensor.dtype().size_in_bytes()) as u64
                 }
                 Arg::Bits(bits) => *bits,
                 Arg::Null | Arg::Words(_) => 0,
@@ -276,18 +300,18 @@ impl Gpu {
         // SAFETY: each call stands in the function that checked the shapes and made the outputs; the tests run every one
         // of them. Memory is freed in the order of the stream, behind what was started.
         #[expect(unsafe_code, reason = "no compiler looks at a kernel's arguments")]
-        unsafe { self.0.launch(kernel, blocks, &mut pointers) }
+        unsafe { self.backend.launch(kernel, blocks, &mut pointers) }
             .with_context(|| format!("start the kernel `{kernel}`"))
     }
 
     /// A tensor of arbitrary single-precision numbers.
     fn empty(&self, shape: impl Into<Shape>) -> Result<Tensor> {
-        self.0.empty(DType::F32, &shape.into())
+        self.backend.empty(DType::F32, &shape.into())
     }
 
     /// As many double-precision numbers.
     fn doubles(&self, count: usize) -> Result<Tensor> {
-        self.0.empty(DType::F64, &count.into())
+        self.backend.empty(DType::F64, &count.into())
     }
 
     fn filled(&self, shape: impl Into<Shape>, value: f32) -> Result<Tensor> {
@@ -300,7 +324,7 @@ impl Gpu {
     /// `tensor`, contiguous and on this GPU.
     pub(super) fn here(&self, tensor: &Tensor) -> Result<Tensor> {
         let tensor = tensor.contiguous()?;
-        if tensor.device().same_device(&self.0.device()) { Ok(tensor) } else { self.0.upload(&tensor) }
+        if self.backend.holds(&tensor) { Ok(tensor) } else { self.backend.upload(&tensor) }
     }
 
     /// A copy with memory of its own.
@@ -342,12 +366,12 @@ impl Gpu {
 
     /// The blocks of a kernel that strides over `count` elements and writes a part each.
     fn parts(&self, count: usize) -> usize {
-        count.div_ceil(self.0.threads()).min(self.0.parts())
+        count.div_ceil(self.backend.threads()).min(self.backend.parts())
     }
 
     fn product(&self, product: &Product<'_>) -> Result<()> {
         product.check()?;
-        self.0.product(product)
+        self.backend.product(self.precision, product)
     }
 }
 

@@ -36,7 +36,7 @@ impl Gpu {
                 let length = row[0].elem_count();
                 for (role, tensor) in row.iter().enumerate() {
                     ensure!(tensor.elem_count() == length, "tensors of an update differ in size");
-                    pointers[role * MOST + k] = self.0.address(tensor)?;
+                    pointers[role * MOST + k] = self.backend.address(tensor)?;
                 }
                 lengths[k] = length as u64;
                 starts[k] = blocks as u64;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
 
 use super::Gpu;
@@ -25,21 +25,24 @@ impl Place {
         Self(None)
     }
 
-    /// The CUDA device of this number.
+    /// The CUDA device of this number, its convolutions and products in this precision. A thread opens a device once, for all
+    /// precisions.
     ///
     /// # Errors
     /// Where this program was built without CUDA, or there is no such device, or what it needs cannot be loaded.
     #[cfg(feature = "cuda")]
     pub fn cuda(number: usize, precision: Precision) -> Result<Self> {
         OPEN.with_borrow_mut(|open| {
-            if let Some(found) = open.iter().find(|open| (open.number, open.precision) == (number, precision))
-            {
-                return Ok(Self(Some(found.gpu.clone())));
-            }
-            let opened = super::cuda::open(number, precision)?;
-            let gpu = opened.gpu.clone();
-            open.push(opened);
-            Ok(Self(Some(gpu)))
+            let known = open.iter().find(|open| open.number == number);
+            let backend = if let Some(known) = known {
+                known.backend.clone()
+            } else {
+                let opened = super::cuda::open(number)?;
+                let backend = opened.backend.clone();
+                open.push(opened);
+                backend
+            };
+            Ok(Self(Some(Gpu { backend, precision })))
         })
     }
 
@@ -59,7 +62,16 @@ impl Place {
     /// Where there is no C++ compiler.
     #[cfg(test)]
     pub(crate) fn emulated() -> Result<Self> {
-        Ok(Self(Some(Gpu(super::emulated::open()?))))
+        Ok(Self(Some(Gpu { backend: super::emulated::open(false)?, precision: Precision::F32 })))
+    }
+
+    /// The same without memory for what is brought there.
+    ///
+    /// # Errors
+    /// As [`Self::emulated`].
+    #[cfg(test)]
+    pub(in crate::ops) fn full() -> Result<Self> {
+        Ok(Self(Some(Gpu { backend: super::emulated::open(true)?, precision: Precision::F32 })))
     }
 
     /// The kernels that no emulation has run so far.
@@ -69,25 +81,9 @@ impl Place {
     }
 
     /// The same device at this precision. The processor has one alone.
-    ///
-    /// # Errors
-    /// As [`Self::cuda`].
-    #[cfg(feature = "cuda")]
-    pub fn at(&self, precision: Precision) -> Result<Self> {
-        let Some(gpu) = &self.0 else { return Ok(Self::cpu()) };
-        let Device::Cuda(device) = gpu.0.device() else { return Ok(self.clone()) };
-        let number =
-            OPEN.with_borrow(|open| open.iter().find(|open| open.id == device.id()).map(|open| open.number));
-        number.map_or_else(|| Ok(self.clone()), |number| Self::cuda(number, precision))
-    }
-
-    /// The same device at this precision. The processor has one alone.
-    ///
-    /// # Errors
-    /// None without CUDA.
-    #[cfg(not(feature = "cuda"))]
-    pub fn at(&self, _precision: Precision) -> Result<Self> {
-        Ok(self.clone())
+    #[must_use]
+    pub fn at(&self, precision: Precision) -> Self {
+        Self(self.0.clone().map(|gpu| Gpu { precision, ..gpu }))
     }
 
     /// That of the calling thread.
@@ -129,19 +125,52 @@ impl Place {
     /// Of anything that went wrong there meanwhile.
     pub fn synchronize(&self) -> Result<()> {
         match &self.0 {
-            Some(gpu) => Ok(gpu.0.device().synchronize()?),
+            Some(gpu) => Ok(gpu.backend.device().synchronize()?),
             None => Ok(()),
         }
     }
+
+    /// Bytes that can still be had of a GPU's memory; of the processor's, none are told.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub fn room(&self) -> Result<Option<usize>> {
+        self.0.as_ref().map(Gpu::room).transpose()
+    }
+
+    pub(super) fn gpu(&self) -> Result<&Gpu> {
+        self.0.as_ref().context("this is for a GPU, and the place is the processor")
+    }
 }
 
+/// Gives memory that this thread's GPUs keep for later back to the driver. What a driver refuses here stays kept.
+#[cfg(feature = "cuda")]
+pub(in crate::ops) fn give_back() {
+    OPEN.with_borrow(|open| open.iter().for_each(|open| drop(open.backend.give_back())));
+}
+
+/// Gives memory that this thread's GPUs keep for later back to the driver: there are none.
+#[cfg(not(feature = "cuda"))]
+pub(in crate::ops) fn give_back() {}
+
 /// The GPU that holds `tensor`.
+///
+/// # Errors
+/// This thread has not opened it.
+pub(super) fn opened(tensor: &Tensor) -> Result<Gpu> {
+    holder(tensor).context("a tensor is on a GPU that this thread has not opened")
+}
+
+/// The GPU that holds `tensor`, in the precision of the thread's place.
 #[cfg(feature = "cuda")]
 pub(super) fn holder(tensor: &Tensor) -> Option<Gpu> {
-    if let Device::Cuda(device) = tensor.device() {
-        return OPEN.with_borrow(|open| Some(open.iter().find(|open| open.id == device.id())?.gpu.clone()));
-    }
-    emulated()
+    let Device::Cuda(device) = tensor.device() else { return emulated() };
+    let precision =
+        CURRENT.with_borrow(|place| place.0.as_ref().map_or_else(Precision::default, |gpu| gpu.precision));
+    let known = |open: &Vec<super::cuda::Open>| {
+        Some(open.iter().find(|open| open.id == device.id())?.backend.clone())
+    };
+    Some(Gpu { backend: OPEN.with_borrow(known)?, precision })
 }
 
 /// The GPU that holds `tensor`: none is ever opened.

@@ -118,7 +118,7 @@ impl Gpu {
 
     /// Numbers that every step needs again, such as an order of rows.
     pub(super) fn order(&self, order: &[u32]) -> Result<Tensor> {
-        self.0.table([0, order.len(), fingerprint(order), 0], &|| order.to_vec())
+        self.backend.table([0, order.len(), fingerprint(order), 0], &|| order.to_vec())
     }
 
     pub(in crate::ops) fn gather_pixels(

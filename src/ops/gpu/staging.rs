@@ -3,50 +3,83 @@
 #![expect(unsafe_code, reason = "page-locked memory is the driver's")]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, HostSlice as _, PinnedHostSlice, result};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result, sys};
 
 /// Fewer bytes are copied by the driver without a wait.
 const SMALLEST: usize = 64 << 10;
-/// Bytes of the buffers of one size, about: those of the batches of a step.
-const RING: usize = 64 << 20;
+/// Bytes of all buffers, about: those of the batches of two steps, diffusion features included.
+const MOST: usize = 1 << 30;
 
-/// Page-locked buffers, by size, each used again in its turn.
+/// Page-locked buffers, by size, each used again when what it held is copied.
 #[derive(Default)]
-pub(super) struct Staging(RefCell<HashMap<usize, Ring>>);
+pub(super) struct Staging(RefCell<Kept>);
 
 #[derive(Default)]
-struct Ring {
-    buffers: Vec<PinnedHostSlice<u8>>,
-    next: usize,
+struct Kept {
+    /// The one that was used longest ago comes first.
+    by_size: HashMap<usize, VecDeque<Buffer>>,
+    bytes: usize,
+}
+
+struct Buffer {
+    memory: PinnedHostSlice<u8>,
+    /// Whether the last copy from it is done. The buffer's own event is recorded only by a context that tracks events.
+    copied: CudaEvent,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let _ = self.copied.synchronize(); // an error of the GPU is told by whoever uses what was copied
+    }
+}
+
+impl Buffer {
+    fn new(len: usize, stream: &Arc<CudaStream>) -> Result<Self> {
+        // SAFETY: the buffer is written in full before it is read.
+        let memory = unsafe { stream.context().alloc_pinned(len) }?;
+        let copied = stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
+        Ok(Self { memory, copied })
+    }
+}
+
+impl Kept {
+    /// A buffer of `len` bytes that nothing is copied from any more; none where there is no page-locked memory at all.
+    fn buffer(&mut self, len: usize, stream: &Arc<CudaStream>) -> Result<Option<Buffer>> {
+        let kept = self.by_size.entry(len).or_default();
+        let idle = kept.front().is_some_and(|oldest| oldest.copied.is_complete());
+        if !idle
+            && (kept.is_empty() || self.bytes + len <= MOST)
+            && let Ok(buffer) = Buffer::new(len, stream)
+        {
+            self.bytes += len;
+            return Ok(Some(buffer));
+        }
+        let Some(oldest) = kept.pop_front() else { return Ok(None) };
+        oldest.copied.synchronize()?;
+        Ok(Some(oldest))
+    }
 }
 
 impl Staging {
     /// Copies `bytes` to `address` on the device of `stream`, in the order of the stream.
     pub(super) fn copy(&self, bytes: &[u8], address: u64, stream: &Arc<CudaStream>) -> Result<()> {
         stream.context().bind_to_thread()?;
-        if bytes.len() < SMALLEST {
+        let mut kept = self.0.borrow_mut();
+        let buffer = if bytes.len() < SMALLEST { None } else { kept.buffer(bytes.len(), stream)? };
+        let Some(mut buffer) = buffer else {
             // SAFETY: the caller has allocated as many bytes; the driver has read `bytes` when this returns.
             return Ok(unsafe { result::memcpy_htod_async(address, bytes, stream.cu_stream()) }?);
-        }
-        let mut rings = self.0.borrow_mut();
-        let ring = rings.entry(bytes.len()).or_default();
-        let most = (RING / bytes.len()).clamp(2, 16);
-        if ring.buffers.len() < most {
-            // SAFETY: the buffer is written in full below, before it is read.
-            ring.buffers.push(unsafe { stream.context().alloc_pinned(bytes.len()) }?);
-            ring.next = ring.buffers.len() - 1;
-        }
-        let buffer = &mut ring.buffers[ring.next];
-        ring.next = (ring.next + 1) % most;
-        // Waits for the copy before, some batches ago.
-        buffer.as_mut_slice()?.copy_from_slice(bytes);
-        // SAFETY: the slice is used with this stream alone; `_done` records when the copy has ended.
-        let (source, _done) = unsafe { buffer.stream_synced_slice(stream) };
-        // SAFETY: the caller has allocated as many bytes.
-        Ok(unsafe { result::memcpy_htod_async(address, source, stream.cu_stream()) }?)
+        };
+        buffer.memory.as_mut_slice()?.copy_from_slice(bytes);
+        // SAFETY: the caller has allocated as many bytes, and the buffer is left alone until `copied`.
+        let copied =
+            unsafe { result::memcpy_htod_async(address, buffer.memory.as_slice()?, stream.cu_stream()) };
+        let recorded = copied.and_then(|()| buffer.copied.record(stream));
+        kept.by_size.entry(bytes.len()).or_default().push_back(buffer);
+        Ok(recorded?)
     }
 }

@@ -6,7 +6,6 @@ use candle_core::Tensor;
 use super::{Activation, After, Plane, backward, check, combine, forward, join, plane_moments};
 use crate::ops::buffer::{floats, tensor, update};
 use crate::ops::elementwise::check_probability;
-use crate::ops::gpu::Gpu;
 use crate::ops::random::Mask;
 use crate::ops::tape::{Tape, Var};
 
@@ -64,7 +63,7 @@ impl Tape {
         let trains = self.mode().trains();
         let mask = (trains && p > 0.0).then(|| Mask::new(self.next_key(), p));
         let after = After { activation: Activation::Leaky(slope as f32), mask };
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             ensure!(
                 !trains || b * size > 1,
                 "batch norm in train mode needs more than one value per channel"

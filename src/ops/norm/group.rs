@@ -8,7 +8,6 @@ use super::{
 };
 use crate::ops::buffer::{floats, tensor};
 use crate::ops::elementwise::check_probability;
-use crate::ops::gpu::Gpu;
 use crate::ops::random::Mask;
 use crate::ops::simd::multiversion;
 use crate::ops::tape::{Tape, Var};
@@ -62,7 +61,7 @@ impl Tape {
         for (name, v) in modulation.iter().flat_map(|(scale, shift)| [("scale", scale), ("shift", shift)]) {
             ensure!(v.dims() == [b, c], "{name} has shape {:?}, not [{b}, {c}]", v.dims());
         }
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.group_norm(self, x, gamma, beta, modulation, groups, eps, after);
         }
         let width = c / groups;
@@ -142,7 +141,7 @@ impl Tape {
         for (name, v) in [("scale", scale), ("shift", shift)] {
             ensure!(v.dims() == [b, c], "{name} has shape {:?}, not [{b}, {c}]", v.dims());
         }
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.affine(self, x, Some(scale), Some(shift));
         }
         let values = floats(x.value())?;
@@ -173,7 +172,7 @@ impl Tape {
     pub fn add_channel(&self, x: &Var, v: &Var) -> Result<Var> {
         let (b, c, size) = check(x, &[])?;
         ensure!(v.dims() == [b, c], "the channel values have shape {:?}, not [{b}, {c}]", v.dims());
-        if let Some(gpu) = Gpu::of(x.value()) {
+        if let Some(gpu) = self.gpu(x)? {
             return gpu.affine(self, x, None, Some(v));
         }
         let values = floats(x.value())?;

@@ -158,7 +158,7 @@ FREE(pyramid_back)
 // The Gaussian mean along rows (step 1) or columns (step w) of planes of `length` lines, zeros outside; its own adjoint.
 KERNEL blur(const float* x, const float* taps, float* y, i64 h, i64 w, i64 along_rows, i64 n) {
     EACH(i, n) {
-        i64 line = i / w, column = i - line * w, row = line % h;
+        i64 line = over(i, w), column = i - line * w, row = line - over(line, h) * h;
         i64 place = along_rows ? column : row, length = along_rows ? w : h, step = along_rows ? 1 : w;
         float sum = 0.0f;
         for (i64 k = 0; k < 11; k++) {

@@ -6,7 +6,7 @@ struct Pixel {
 };
 DEVICE Pixel pixel_of(i64 i, i64 pixels) {
     Pixel p;
-    p.image = i / pixels;
+    p.image = over(i, pixels);
     p.at = i - p.image * pixels;
     return p;
 }
@@ -165,8 +165,8 @@ KERNEL squares(const float* x, const float* target, const u8* keep, float* g, do
     EACH(i, n) {
         float d = x[i] - target[i];
         if (keep) {
-            i64 plane = i / pixels;
-            if (keep[plane / classes * pixels + (i - plane * pixels)] == 0) d = 0.0f;
+            i64 plane = over(i, pixels);
+            if (keep[over(plane, classes) * pixels + (i - plane * pixels)] == 0) d = 0.0f;
         }
         g[i] = d;
         sum += (double)(d * d);

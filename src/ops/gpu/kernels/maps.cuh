@@ -4,7 +4,7 @@
 KERNEL max_pool2(const float* x, float* y, i64 h, i64 w, i64 n) {
     i64 ow = w / 2, oh = h / 2;
     EACH(i, n) {
-        i64 row = i / ow, column = i - row * ow, plane = row / oh;
+        i64 row = over(i, ow), column = i - row * ow, plane = over(row, oh);
         const float* t = x + (plane * h + 2 * (row - plane * oh)) * w + 2 * column;
         float first = t[1] > t[0] ? t[1] : t[0], second = t[w + 1] > t[w] ? t[w + 1] : t[w];
         y[i] = second > first ? second : first;
@@ -15,7 +15,7 @@ FREE(max_pool2)
 KERNEL max_pool2_back(const float* x, const float* g, float* dx, i64 h, i64 w, i64 n) {
     i64 ow = w / 2, oh = h / 2;
     EACH(i, n) {
-        i64 line = i / w, column = i - line * w, plane = line / h, row = line - plane * h;
+        i64 line = over(i, w), column = i - line * w, plane = over(line, h), row = line - plane * h;
         i64 r = row / 2, c = column / 2;
         float value = 0.0f;
         if (r < oh && c < ow) {
@@ -33,7 +33,7 @@ FREE(max_pool2_back)
 KERNEL avg_pool2(const float* x, float* y, i64 h, i64 w, i64 n) {
     i64 ow = w / 2, oh = h / 2;
     EACH(i, n) {
-        i64 row = i / ow, column = i - row * ow, plane = row / oh;
+        i64 row = over(i, ow), column = i - row * ow, plane = over(row, oh);
         const float* t = x + (plane * h + 2 * (row - plane * oh)) * w + 2 * column;
         y[i] = 0.25f * (t[0] + t[1] + t[w] + t[w + 1]);
     }
@@ -42,7 +42,7 @@ FREE(avg_pool2)
 KERNEL avg_pool2_back(const float* g, float* dx, i64 h, i64 w, i64 n) {
     i64 ow = w / 2, oh = h / 2;
     EACH(i, n) {
-        i64 line = i / w, column = i - line * w, plane = line / h, row = line - plane * h;
+        i64 line = over(i, w), column = i - line * w, plane = over(line, h), row = line - plane * h;
         i64 r = row / 2, c = column / 2;
         dx[i] = r < oh && c < ow ? 0.25f * g[(plane * oh + r) * ow + c] : 0.0f;
     }
@@ -51,14 +51,14 @@ FREE(avg_pool2_back)
 
 KERNEL nearest2(const float* x, float* y, i64 w, i64 n) {
     EACH(i, n) {
-        i64 line = i / (2 * w), column = i - line * 2 * w;
+        i64 line = over(i, 2 * w), column = i - line * 2 * w;
         y[i] = x[line / 2 * w + column / 2];
     }
 }
 FREE(nearest2)
 KERNEL nearest2_back(const float* g, float* dx, i64 w, i64 n) {
     EACH(i, n) {
-        i64 line = i / w, column = i - line * w;
+        i64 line = over(i, w), column = i - line * w;
         const float* t = g + 4 * line * w + 2 * column;
         dx[i] = t[0] + t[1] + t[2 * w] + t[2 * w + 1];
     }
@@ -79,7 +79,7 @@ KERNEL bilinear(const float* x, const u32* row_table, const u32* column_table, f
                 i64 n) {
     Axis rows = axis_of(row_table, h, oh), columns = axis_of(column_table, w, ow);
     EACH(i, n) {
-        i64 line = i / ow, c = i - line * ow, plane = line / oh, r = line - plane * oh;
+        i64 line = over(i, ow), c = i - line * ow, plane = over(line, oh), r = line - plane * oh;
         const float *top = x + (plane * h + rows.low[r]) * w, *bottom = x + (plane * h + rows.high[r]) * w;
         float v = __uint_as_float(rows.weight[r]), u = __uint_as_float(columns.weight[c]);
         u32 low = columns.low[c], high = columns.high[c];
@@ -101,7 +101,7 @@ KERNEL bilinear_back(const float* g, const u32* row_table, const u32* column_tab
                      i64 ow, i64 n) {
     Axis rows = axis_of(row_table, h, oh), columns = axis_of(column_table, w, ow);
     EACH(i, n) {
-        i64 line = i / w, c = i - line * w, plane = line / h, r = line - plane * h;
+        i64 line = over(i, w), c = i - line * w, plane = over(line, h), r = line - plane * h;
         i64 first_row = rows.first[r], last_row = first_row + rows.count[r];
         i64 first_column = columns.first[c], last_column = first_column + columns.count[c];
         float sum = 0.0f;
@@ -153,7 +153,7 @@ DEVICE Corner corner_of(const float* at, i64 side, i64 h, i64 w) {
 KERNEL sample(const float* x, const float* grid, float* y, i64 channels, i64 h, i64 w, i64 side, i64 n) {
     i64 pixels = side * side;
     EACH(i, n) {
-        i64 image = i / pixels, pixel = i - image * pixels;
+        i64 image = over(i, pixels), pixel = i - image * pixels;
         Corner p = corner_of(grid + 2 * i, side, h, w);
         for (i64 c = 0; c < channels; c++) {
             const float* plane = x + (image * channels + c) * h * w;
@@ -164,18 +164,51 @@ KERNEL sample(const float* x, const float* grid, float* y, i64 channels, i64 h, 
     }
 }
 FREE(sample)
-// dx starts at zero. The order of these additions is not fixed: the last bits may differ from run to run.
-KERNEL sample_back(const float* g, const float* grid, float* dx, i64 channels, i64 h, i64 w, i64 side, i64 n) {
-    i64 pixels = side * side;
+// The largest size of a number that each block meets; infinite where one is infinite or none.
+KERNEL largest_parts(const float* x, float* parts, i64 n) {
+    float most = 0.0f;
     EACH(i, n) {
-        i64 image = i / pixels, pixel = i - image * pixels;
+        float size = fabsf(x[i]);
+        if (!(size < 3.4e38f)) size = __uint_as_float(0x7F800000u);
+        if (size > most) most = size;
+    }
+    most = block_max(most);
+    if (threadIdx.x == 0) parts[blockIdx.x] = most;
+}
+SYNC(largest_parts)
+// One block: by which power of two numbers up to the largest become whole ones up to 2⁴⁰; 0 where that is infinite.
+KERNEL fixed_point(const float* parts, i64 count, double* scale) {
+    float most = 0.0f;
+    WITHIN(i, 0, count) if (parts[i] > most) most = parts[i];
+    most = block_max(most);
+    if (threadIdx.x == 0) {
+        int exponent = 0;
+        frexp((double)most, &exponent);
+        scale[0] = most > 3.4e38f ? 0.0 : most > 0.0f ? ldexp(1.0, 40 - exponent) : 1.0;
+    }
+}
+SYNC(fixed_point)
+// Adds whole numbers, which come to the same in any order; sums start at zero. A pixel adds its gradient once in all, so sums
+// of 2²² pixels fit 63 bits.
+KERNEL sample_back(const float* g, const float* grid, const double* scale, u64* sums, i64 channels, i64 h, i64 w, i64 side,
+                   i64 n) {
+    i64 pixels = side * side;
+    double by = scale[0];
+    EACH(i, n) {
+        i64 image = over(i, pixels), pixel = i - image * pixels;
         Corner p = corner_of(grid + 2 * i, side, h, w);
         for (i64 c = 0; c < channels; c++) {
-            float value = g[(image * channels + c) * pixels + pixel];
-            float* plane = dx + (image * channels + c) * h * w;
+            i64 plane = image * channels + c;
+            double value = by * (double)g[plane * pixels + pixel];
             for (int k = 0; k < 4; k++)
-                if (p.weight[k] != 0.0f) atomicAdd(plane + p.index[k], value * p.weight[k]);
+                if (p.weight[k] != 0.0f)
+                    atomicAdd(sums + plane * h * w + p.index[k], (u64)llrint(value * (double)p.weight[k]));
         }
     }
 }
 FREE(sample_back)
+KERNEL from_fixed_point(const u64* sums, const double* scale, float* y, i64 n) {
+    double by = scale[0];
+    EACH(i, n) y[i] = by > 0.0 ? (float)((double)(i64)sums[i] / by) : __uint_as_float(0x7FC00000u);
+}
+FREE(from_fixed_point)

@@ -32,8 +32,8 @@ static inline unsigned __float_as_uint(float value) {
     memcpy(&bits, &value, 4);
     return bits;
 }
-static inline float atomicAdd(float* at, float value) {
-    float before = *at;
+static inline unsigned long long atomicAdd(unsigned long long* at, unsigned long long value) {
+    unsigned long long before = *at;
     *at += value;
     return before;
 }

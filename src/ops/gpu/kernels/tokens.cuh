@@ -88,7 +88,7 @@ SYNC(layer_norm_back)
 KERNEL layer_norm_parameters(const float* x, const float* g, const float* moments, double* parts, i64 rows, i64 rows_each,
                              i64 d, i64 n) {
     EACH(i, n) {
-        i64 part = i / d, column = i - part * d;
+        i64 part = over(i, d), column = i - part * d;
         double dgamma = 0.0, dbeta = 0.0;
         for (i64 r = part * rows_each; r < least((part + 1) * rows_each, rows); r++) {
             float value = g[r * d + column];
@@ -105,7 +105,7 @@ FREE(to_single)
 // Parts of the sums of columns over `rows_each` rows: [parts, d].
 KERNEL column_parts(const float* x, double* parts, i64 rows, i64 rows_each, i64 d, i64 n) {
     EACH(i, n) {
-        i64 part = i / d, column = i - part * d;
+        i64 part = over(i, d), column = i - part * d;
         double sum = 0.0;
         for (i64 r = part * rows_each; r < least((part + 1) * rows_each, rows); r++) sum += (double)x[r * d + column];
         parts[i] = sum;

@@ -6,7 +6,7 @@ use std::ops::{Add, Mul};
 use anyhow::Result;
 use candle_core::Tensor;
 
-use crate::ops::scalar;
+use super::scalar;
 
 /// A number, or a sum of numbers some of which are still on a GPU.
 #[derive(Clone, Debug, Default)]
