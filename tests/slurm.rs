@@ -36,10 +36,13 @@ grid:
   dfm: [false, true]
 ";
 const STAGES: usize = 7;
-/// Jobs that those are: the data; the model and the row without it; its maps and that row's evaluation; the other row's
-/// training; its evaluation.
+/// Jobs that those are where evaluations ask for something of their own: the data; the model and the row without it; its
+/// maps and that row's evaluation; the other row's training; its evaluation.
 const JOBS: usize = 7;
-const CLUSTER: &str = "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\n";
+const CLUSTER: &str =
+    "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\nevaluate: { setup: 'true' }\n";
+/// Where they do not, they are no jobs of their own.
+const TOGETHER: &str = "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\n";
 
 /// The frames that processes of this machine make of [`SWEEP`].
 static WHOLE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| local(SWEEP).0);
@@ -194,6 +197,50 @@ fn a_sweep_runs_as_arrays_that_wait_for_each_other_and_gives_the_same_bits() {
     }
 }
 
+/// More trainings than Slurm holds evaluations against one by one, where these ask for something of their own; and all of
+/// them in the elements of the trainings, where they do not. A person's settings for calls by hand change nothing.
+#[test]
+fn more_evaluations_than_slurm_tells_apart_each_follow_their_training() {
+    let many = SWEEP.replace("dfm: [false, true]", "seed: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]");
+    let many = many.replace("method: mcsd", "method: supervised").replace("  tau: 0.3\n  dic: false\n", "");
+    let many =
+        many.replace("iterations: 8,", "iterations: 2,").replace("validate_every: 4", "validate_every: 2");
+    let plain: String = many
+        .lines()
+        .filter(|line| {
+            !line.contains("diffusion:")
+                && !line.contains("timesteps:")
+                && !line.contains("blocks:")
+                && !line.contains("feature_dim:")
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (wanted, _) = local(&plain);
+    for site in Site::all("more than ten trainings with an evaluation each") {
+        for (cluster, jobs) in [(TOGETHER, 2), (CLUSTER, 4)] {
+            let folder = folder(&plain, cluster);
+            let mut command = site.command(&folder, &RUN);
+            for (name, value) in
+                [("SBATCH_PARTITION", "nowhere"), ("SQUEUE_STATES", "FAILED"), ("SACCT_FORMAT", "User")]
+            {
+                command.env(name, value);
+            }
+            let output = command.output().expect("the program starts");
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{err}");
+            assert!(
+                folder.frames() == wanted,
+                "the frames equal those of local processes, bit for bit\n{err}"
+            );
+            assert_eq!(folder.objects().len(), 1 + 2 * 13, "every stage is there once");
+            assert_eq!(err.matches("job ").count(), jobs, "{err}");
+            let corresponds = err.matches("evaluate ×10, aftercorr:").count()
+                + err.matches("evaluate ×3, aftercorr:").count();
+            assert_eq!(corresponds, if jobs == 4 { 2 } else { 0 }, "{err}");
+        }
+    }
+}
+
 #[test]
 fn an_engine_that_is_killed_half_way_finds_its_jobs_again() {
     for site in Site::all("kill of the engine and re-run") {
@@ -306,7 +353,7 @@ fn one_element_that_somebody_cancels_is_one_failed_stage() {
 #[test]
 fn a_node_that_goes_down_and_comes_back_loses_nothing() {
     let Some(site) = Site::real("node down and up") else { return };
-    let longer = SWEEP.replace("iterations: 8", "iterations: 800").replace("[false, true]", "[false]");
+    let longer = one_row(800);
     let (wanted, _) = local(&longer);
     let folder = folder(&longer, CLUSTER);
     let mut command = site.command(&folder, &[&RUN[..], &["--checkpoint-every", "0.2"]].concat());
@@ -331,15 +378,87 @@ fn a_node_that_goes_down_and_comes_back_loses_nothing() {
     assert!(logs.iter().any(starts), "a training began twice");
 }
 
+/// A sweep of one row with a training of so many steps.
+fn one_row(iterations: u32) -> String {
+    SWEEP.replace("iterations: 8", &format!("iterations: {iterations}")).replace("[false, true]", "[false]")
+}
+
+#[test]
+fn a_controller_that_is_down_for_a_while_costs_nothing() {
+    let Some(site) = Site::real("controller down for half a minute") else { return };
+    let sweep = one_row(800);
+    let (wanted, _) = local(&sweep);
+    let folder = folder(&sweep, TOGETHER);
+    let engine = site
+        .command(&folder, &RUN)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    running_training(|_| true);
+    let conf = PathBuf::from(std::env::var_os("SLURM_CONF").expect("a real one"));
+    let file = conf.with_file_name("slurmctld.pid");
+    let pid = fs::read_to_string(&file).expect("its pid file").trim().to_owned();
+    assert!(Command::new("kill").arg(&pid).status().is_ok_and(|status| status.success()));
+    sleep(Duration::from_secs(25));
+    assert!(Command::new("slurmctld").status().is_ok_and(|status| status.success()), "it comes back");
+    let output = engine.wait_with_output().expect("it ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(folder.frames() == wanted, "the frames equal those of local processes, bit for bit\n{err}");
+    assert_eq!(err.matches("Slurm does not answer").count(), 1, "said once: {err}");
+    assert!(!err.contains("started again"), "{err}");
+}
+
+#[test]
+fn a_training_that_somebody_requeues_goes_on_in_its_new_slot() {
+    let Some(site) = Site::real("scontrol requeue of a running training") else { return };
+    let sweep = one_row(800);
+    let (wanted, _) = local(&sweep);
+    let folder = folder(&sweep, TOGETHER);
+    let mut command = site.command(&folder, &[&RUN[..], &["--checkpoint-every", "0.2"]].concat());
+    let engine = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let element = running_training(|_| !entries(&folder.path("results/.store/tmp")).is_empty());
+    sleep(Duration::from_millis(700));
+    slurm("scontrol", &["requeue", &element]);
+    sleep(Duration::from_secs(1));
+    let (_, out, _) = site.run(&folder, &["status", "tiny"]);
+    assert!(out.contains(": train ×1: ") && out.contains(", 0 over"), "it is not over: {out}");
+    let output = engine.wait_with_output().expect("it ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(folder.frames() == wanted, "the frames equal those of local processes, bit for bit\n{err}");
+    assert!(!err.contains("started again"), "Slurm itself gave it the new slot\n{err}");
+}
+
+/// The signal of the time limit has a training save and requeue itself; whoever cancels it meanwhile means it.
+#[test]
+fn a_training_that_is_cancelled_while_it_saves_does_not_come_back() {
+    let Some(site) = Site::real("scancel after the signal of the time limit") else { return };
+    let folder = folder(&one_row(2_000_000), TOGETHER);
+    let mut engine = site.spawn(&folder, &RUN);
+    let element = running_training(|_| !entries(&folder.path("results/.store/tmp")).is_empty());
+    engine.kill().expect("it runs");
+    engine.wait().expect("it ends");
+    // Held still, so that the cancellation comes while it saves: Slurm lets it go on to end it.
+    slurm("scancel", &["--full", "--signal=STOP", &element]);
+    slurm("scancel", &["--batch", "--signal=USR1", &element]);
+    slurm("scancel", &[&element]);
+    let start = Instant::now();
+    let live = || slurm("squeue", &["--me", "--array", "--noheader", "--format=%F_%K %T"]);
+    while live().contains(&element) {
+        let text = live();
+        assert!(!text.contains(&format!("{element} PENDING")), "it was revived: {text}");
+        assert!(start.elapsed() < Duration::from_secs(60), "it ends: {text}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
 /// Minutes: Slurm's shortest limit is one.
 #[test]
 fn a_job_over_its_time_limit_goes_on_in_a_new_slot() {
     let Some(site) = Site::real("a job over its time limit") else { return };
-    let of = |iterations: u32| {
-        SWEEP
-            .replace("iterations: 8", &format!("iterations: {iterations}"))
-            .replace("[false, true]", "[false]")
-    };
+    let of = one_row;
     // As long as about one slot and a half on this machine.
     let (_, short) = local(&of(500));
     let (_, longer) = local(&of(2500));

@@ -121,6 +121,7 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let stop = Stop::with_file(running.stop_file());
     listen(&stop)?;
     let options = options(args, devices, first);
+    let on_cluster = cluster.is_some();
     let job = Job { args, plan, store: &store, id: &running.record().id, cluster };
     let result = job.bring_to_end(&options, &stop);
     let summary = result?;
@@ -133,19 +134,17 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
         let finished = format!("{done} of {} are finished", count(plan.stages.len(), "stage"));
         let jobs: Vec<Standing> =
             standings(&store)?.into_iter().filter(|job| job.sweep == sweep.name && job.is_live()).collect();
-        if jobs.is_empty() {
-            tell(&format!("interrupted: {finished}; run the same command again to go on"));
-        } else {
-            let stages = jobs.iter().map(|job| job.elements - job.over).sum::<usize>();
+        tell(&left(&finished, &jobs, &sweep.name));
+        return Ok(Ending::Interrupted);
+    }
+    if options.fail_fast && on_cluster && !summary.complete() {
+        let live = standings(&store)?.iter().filter(|job| job.sweep == sweep.name && job.is_live()).count();
+        if live > 0 {
+            let (jobs, name) = (count(live, "job"), &sweep.name);
             tell(&format!(
-                "left: {finished}, and {} in {} go on; run the same command again to watch and collect them, \
-                 `sweep status {2}` shows them, `sweep cancel {2}` cancels them",
-                count(stages, "element"),
-                count(jobs.len(), "job"),
-                sweep.name
+                "{jobs} could not be cancelled, for Slurm does not answer: `sweep cancel {name}` tries again"
             ));
         }
-        return Ok(Ending::Interrupted);
     }
     let nothing = summary.complete() && summary.count(|outcome| matches!(outcome, Outcome::Done { .. })) == 0;
     if nothing && rendered.is_ok() {
@@ -156,6 +155,31 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     rendered.context("the report could not be written")?;
     report_line(args, &output)?;
     Ok(if summary.complete() { Ending::Done } else { Ending::Failed })
+}
+
+/// What is said when a run is left of which so much is finished.
+fn left(finished: &str, jobs: &[Standing], name: &str) -> String {
+    let (sent, unsent): (Vec<&Standing>, Vec<&Standing>) = jobs.iter().partition(|job| job.id.is_some());
+    let those = |jobs: &[&Standing]| {
+        let elements = jobs.iter().map(|job| job.elements - job.over).sum::<usize>();
+        format!("{} in {}", count(elements, "element"), count(jobs.len(), "job"))
+    };
+    let mut text = if sent.is_empty() {
+        format!("interrupted: {finished}; run the same command again to go on")
+    } else {
+        format!(
+            "left: {finished}, and {} go on; run the same command again to watch and collect them, \
+             `sweep status {name}` shows them, `sweep cancel {name}` cancels them",
+            those(&sent)
+        )
+    };
+    if !unsent.is_empty() {
+        let those = those(&unsent);
+        text = format!(
+            "{text}\n{those} were not submitted yet, or Slurm has not confirmed them: only a run that stays submits them"
+        );
+    }
+    text
 }
 
 /// Writes the frames and the report, unless another engine of the same sweep just did.
@@ -380,4 +404,32 @@ fn report_line(args: &Args, output: &Output) -> Result<()> {
         return say(&json!({"event": "report", "path": page}).to_string());
     }
     say(&format!("report: {}", page.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::StageKind;
+
+    #[test]
+    fn leaving_tells_what_goes_on_from_what_still_waits_to_be_submitted() {
+        let job = |id, elements, over| Standing {
+            name: "sweep-tau-train-0".into(),
+            id,
+            sweep: "tau".into(),
+            kind: StageKind::Train,
+            elements,
+            running: 0,
+            over,
+        };
+        let text = left("3 of 9 stages are finished", &[job(Some(7), 4, 1), job(None, 5, 0)], "tau");
+        assert!(text.contains("3 elements in 1 job go on") && text.contains("`sweep cancel tau`"), "{text}");
+        assert!(text.contains("5 elements in 1 job were not submitted yet"), "{text}");
+        assert!(text.contains("only a run that stays"), "{text}");
+        let text = left("none is", &[job(Some(7), 4, 1)], "tau");
+        assert!(!text.contains("not submitted"), "{text}");
+        let text = left("none is", &[job(None, 1, 0)], "tau");
+        assert!(text.starts_with("interrupted: ") && !text.contains("go on;"), "{text}");
+        assert!(left("none is", &[], "tau").starts_with("interrupted: "));
+    }
 }

@@ -93,17 +93,22 @@ fn work(args: &Args) -> Result<Verdict> {
         pool = pool.num_threads(threads.get());
     }
     pool.build_global().context("cannot start the threads")?;
-    let element = match (&args.job, args.element) {
+    let mut element = match (&args.job, args.element) {
         (Some(job), Some(index)) => Some(Element::begin(&store, job, index)?),
         _ => None,
     };
+    if let Some(element) = element.take_if(|element| element.is_unwanted()) {
+        return element.end(&store, Verdict::Interrupted);
+    }
     if args.serve {
         let at_word = Arc::clone(&stop);
         thread::spawn(move || serve(&give, &at_word));
     } else {
-        let keys = element.as_ref().map_or(&args.keys[..], Element::keys).to_vec();
+        let steps = element.as_ref().map_or_else(|| vec![args.keys.clone()], |element| element.steps(&store));
         // The receiver is right here.
-        let _ = give.send(Some(Order { task: 0, keys }));
+        for keys in steps {
+            let _ = give.send(Some(Order { task: 0, keys }));
+        }
         let _ = give.send(None);
     }
     let verdict = obey(args, &store, &orders, &stop, element.as_ref());
@@ -142,13 +147,22 @@ fn obey(
         if args.serve {
             write(&Word::Over { task: order.task, verdict });
         }
-        if stop.load(Ordering::SeqCst) {
+        // What comes after a stage of the same job reads it.
+        if stop.load(Ordering::SeqCst) || element.is_some() && verdict != Verdict::Done {
             break;
         }
     }
     // A signal may have come before the first stage.
     let stopped = !args.serve && stop.load(Ordering::SeqCst);
-    last.unwrap_or(if stopped { Verdict::Interrupted } else { Verdict::Done })
+    match last {
+        // Between two stages of a job: what came first is done, and the rest is not.
+        Some(Verdict::Done) if stopped && element.is_some_and(|element| !element.is_finished(store)) => {
+            Verdict::Interrupted
+        }
+        Some(last) => last,
+        None if stopped => Verdict::Interrupted,
+        None => Verdict::Done,
+    }
 }
 
 /// Has a signal stop the work.

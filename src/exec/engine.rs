@@ -84,6 +84,15 @@ struct Running {
     alone: bool,
 }
 
+/// A stage that was taken away and went on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stall {
+    /// How far it had come at best.
+    best: u64,
+    /// How often in a row it came no further.
+    idle: u32,
+}
+
 /// A run in progress.
 struct Run<'a> {
     plan: &'a Plan,
@@ -108,6 +117,13 @@ struct Run<'a> {
     /// For each stage, how often it was lost by no fault of its own, and how often it ran out of memory.
     losses: Vec<usize>,
     shortages: Vec<u32>,
+    /// For each stage, how far it came, and what it has of being taken away again and again.
+    reached: Vec<u64>,
+    stalls: BTreeMap<usize, Stall>,
+    /// For each stage, how often an executor's queue let it go although what it reads was there or on its way.
+    unmet: BTreeMap<usize, u32>,
+    /// Stages that go back into the queue later.
+    later: Vec<(Instant, usize)>,
     /// Tasks that the executor shall take back.
     withdrawn: Vec<usize>,
     /// Stages that other processes compute.
@@ -169,6 +185,10 @@ impl<'a> Run<'a> {
             runs: vec![false; outcomes.len()],
             losses: vec![0; outcomes.len()],
             shortages: vec![0; outcomes.len()],
+            reached: vec![0; outcomes.len()],
+            stalls: BTreeMap::new(),
+            unmet: BTreeMap::new(),
+            later: Vec::new(),
             withdrawn: Vec::new(),
             outcomes,
             queue,
@@ -191,8 +211,11 @@ impl<'a> Run<'a> {
                 return Ok(()); // what is in its queue goes on without us
             }
             self.look_elsewhere();
+            self.look_at_later();
             while self.stopping == 0 && !self.disk_full && self.start_one(executor) {}
-            let waits = !self.elsewhere.is_empty() && self.stopping == 0 && !self.disk_full;
+            let waits = !(self.elsewhere.is_empty() && self.later.is_empty())
+                && self.stopping == 0
+                && !self.disk_full;
             if self.running.is_empty() && !waits {
                 return Ok(());
             }
@@ -378,6 +401,7 @@ impl<'a> Run<'a> {
         match line.message {
             Message::Stage(event) => {
                 if let Event::Progress { done, total, .. } = event {
+                    self.reached[i] = self.reached[i].max(done);
                     self.forecast.progress(i, done, total, Instant::now());
                 }
                 self.reporter.notice(&Notice::Said { stage, event: &event });

@@ -154,6 +154,24 @@ impl Queue {
         self.state[stage] == State::Submitted
     }
 
+    /// Whether a stage is finished, or in the queue of an executor that has one.
+    pub(super) fn is_settled(&self, stage: usize) -> bool {
+        matches!(self.state[stage], State::Finished | State::Submitted)
+    }
+
+    /// A taken stage is no longer in an executor's queue, and waits until it is resumed; what reads it waits, too.
+    pub(super) fn set_aside(&mut self, stage: usize) {
+        self.state[stage] = State::Waiting;
+        for at in 0..self.children[stage].len() {
+            self.hold_back(self.children[stage][at]);
+        }
+    }
+
+    /// A stage that was set aside may run, if it may otherwise.
+    pub(super) fn resume(&mut self, stage: usize) {
+        self.refresh(stage);
+    }
+
     /// The processes that could be started now, counted up to `most`.
     pub(super) fn ready(&self, most: usize) -> usize {
         let mut groups = BTreeSet::new();
@@ -218,7 +236,7 @@ impl Queue {
 
     /// Releases `stage` where it waits for nothing any more.
     fn refresh(&mut self, stage: usize) {
-        let settled = |&parent: &usize| matches!(self.state[parent], State::Finished | State::Submitted);
+        let settled = |&parent: &usize| self.is_settled(parent);
         if self.state[stage] == State::Waiting && self.parents[stage].iter().all(settled) {
             self.state[stage] = State::Ready;
             self.ready.insert(self.rank[stage]);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::{Plan, PlannedStage};
 use crate::stage::{Context, Interrupted, Parent, StageKind, StageSpec};
-use crate::store::{Cause, Store, files};
+use crate::store::{Cause, QueuedJob, Store, files};
 
 /// A plan of stages written as `name` or `name <- parent parent`, where the part of the name before `/` is its group.
 pub(super) fn plan(lines: &[&str]) -> Plan {
@@ -345,6 +345,32 @@ fn a_stage_whose_input_is_missing_says_which_and_what_to_do() {
     assert_eq!(verdict, Verdict::Failed);
     let error = error.unwrap().to_string();
     assert!(error.contains("`train` reads data") && error.contains("sweep run FILE"), "{error}");
+}
+
+#[test]
+fn a_worker_in_a_job_waits_for_what_another_node_wrote_and_does_not_show_yet() {
+    let (_dir, store) = store();
+    let plan = plan(&["data", "train <- data"]);
+    let [data, train] = [0, 1].map(|i| &plan.stages[i].key);
+    (0..2).for_each(|i| store.write_spec(&plan.stages[i].key, &plan.stages[i].label, &plan.spec(i)).unwrap());
+    let work = |late| {
+        let (emit, stop) = (|_: Line| {}, AtomicBool::new(false));
+        let worker = Worker::new(&store, &runner, &emit, &stop, EVERY).in_job(QueuedJob::default(), late);
+        worker.work(std::slice::from_ref(train)).0
+    };
+    assert_eq!(work(Duration::from_millis(300)), Verdict::Failed, "it waits for no longer than that");
+    let late = Duration::from_millis(300);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(late);
+            let work = store.work(data).unwrap();
+            files::write_atomic(work.dir().join("result"), "data").unwrap();
+            work.commit(&store.spec(data).unwrap(), json!(null), Duration::ZERO, 1).unwrap();
+        });
+        let begun = std::time::Instant::now();
+        assert_eq!(work(Duration::from_secs(60)), Verdict::Done);
+        assert!(begun.elapsed() >= late, "it cannot have read what was not there");
+    });
 }
 
 #[test]

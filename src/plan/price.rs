@@ -61,11 +61,9 @@ pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: u
         Some(members) => part(cost::group(members.iter().map(|&i| costs[i])), members.len(), costs[i]),
         None => costs[i],
     };
-    let members = |i: usize| members(i).map_or(1, Vec::len);
     let price = |i: usize| match &found[i] {
-        Some(meta) => {
-            Price { seconds: own_seconds(meta, members(i)), disk: disk(meta), basis: Basis::Measured }
-        }
+        // Each stage of a group is published with its own part of the seconds.
+        Some(meta) => Price { seconds: meta.seconds, disk: disk(meta), basis: Basis::Measured },
         None => rates.price(plan.stages[i].kind, plan.stages[i].method, &share(i), threads),
     };
     (0..plan.stages.len()).map(price).collect()
@@ -74,11 +72,6 @@ pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: u
 /// One of `n` stages of a group: an equal part of the work that they share, and its own disk.
 fn part(group: StageCost, n: usize, own: StageCost) -> StageCost {
     StageCost { work: group.work * (1.0 / n as f64), ..own }
-}
-
-/// Seconds of one of `n` stages of a group: each one's metadata has those of the whole.
-fn own_seconds(meta: &Meta, n: usize) -> f64 {
-    if meta.kind == StageKind::Features { meta.seconds / n as f64 } else { meta.seconds }
 }
 
 fn disk(meta: &Meta) -> u64 {
@@ -181,7 +174,7 @@ impl Rates {
                 let (Some((own, method)), meta) = (costs[i], &finished[i]) else { continue };
                 let cost = part(whole, known().count(), own);
                 let rate = rates.entry((meta.kind, method)).or_default();
-                rate.seconds += own_seconds(meta, members.len());
+                rate.seconds += meta.seconds;
                 rate.counted_seconds += counted(cost.work, threads);
                 rate.disk += disk(meta) as f64;
                 rate.counted_disk += cost.disk as f64;

@@ -521,15 +521,15 @@ fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
         "another seed"
     );
     assert_eq!(priced[two].basis, Basis::Counted, "of another method");
-    // A pass of three maps is measured as a whole in each of them.
+    // Of a pass of three maps each is published with its part of the seconds.
     let maps: Vec<usize> =
         (0..plan.stages.len()).filter(|&i| plan.stages[i].kind == StageKind::Features).collect();
     let metas: Vec<Meta> = (0..=maps[2]).map(|i| meta(&plan, i)).collect();
     let found: Vec<Option<Meta>> = (0..plan.stages.len()).map(|i| metas.get(i).cloned()).collect();
     let priced = prices(&plan, &found, &metas, 2);
-    assert_eq!(maps[..3].iter().map(|&i| priced[i].seconds.round()).sum::<f64>(), 60.0);
+    assert_eq!(maps[..3].iter().map(|&i| priced[i].seconds.round()).sum::<f64>(), 180.0);
     let (third, fourth) = (priced[maps[3]], priced[maps[4]]);
-    assert_eq!((third.basis, (third.seconds + fourth.seconds).round()), (Basis::Runs(3), 40.0));
+    assert_eq!((third.basis, (third.seconds + fourth.seconds).round()), (Basis::Runs(3), 120.0));
 }
 
 proptest! {

@@ -102,15 +102,10 @@ fn shared(sweep: &Sweep, stages: &Stages, spent: f64) -> String {
 
 /// What the jobs of a cluster waited for and how long they ran; empty where there were none.
 fn queue(stages: &Stages) -> String {
-    // The stages of one job waited once.
-    let mut jobs: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for stage in &stages.all {
-        if let Some(queue) = stage.provenance.as_ref().and_then(|found| found.queue.as_ref()) {
-            let (waited, ran) = jobs.entry(&queue.job).or_default();
-            *waited = waited.max(queue.seconds);
-            *ran = ran.max(stage.seconds);
-        }
-    }
+    let jobs = by_job(stages.all.iter().filter_map(|stage| {
+        let queue = stage.provenance.as_ref()?.queue.as_ref()?;
+        Some((queue.job.as_str(), queue.seconds, stage.seconds))
+    }));
     if jobs.is_empty() {
         return String::new();
     }
@@ -124,6 +119,18 @@ fn queue(stages: &Stages) -> String {
         time(longest),
         time(ran)
     )
+}
+
+/// Of each job the seconds that it waited and ran, from those that each of its stages waited and ran. They waited once, and
+/// ran for the sum of their parts.
+fn by_job<'a>(stages: impl Iterator<Item = (&'a str, f64, f64)>) -> BTreeMap<&'a str, (f64, f64)> {
+    let mut jobs: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (job, waited, ran) in stages {
+        let (all_waited, all_ran) = jobs.entry(job).or_default();
+        *all_waited = all_waited.max(waited);
+        *all_ran += ran;
+    }
+    jobs
 }
 
 /// Machines, versions and dates of all stages, each once.
@@ -190,6 +197,12 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_of_a_job_waited_once_and_ran_one_after_the_other() {
+        let jobs = by_job([("7_0", 5.0, 20.0), ("7_0", 5.0, 10.0), ("7_1", 8.0, 1.0)].into_iter());
+        assert_eq!(jobs.into_iter().collect::<Vec<_>>(), [("7_0", (5.0, 30.0)), ("7_1", (8.0, 1.0))]);
+    }
 
     #[test]
     fn times_and_sizes_are_short() {

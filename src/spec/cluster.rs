@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use super::diagnostics::{Diagnostics, Reporter, choice, did_you_mean};
 use super::yaml::{self, Content, Name, Node};
 
+#[cfg(test)]
+mod tests;
+
 /// The name of the file.
 pub const FILE: &str = "cluster.yaml";
 
@@ -46,10 +49,13 @@ const KEYS: [&str; 18] = [
 /// The most that `--signal` takes.
 const SIGNAL_MOST: u32 = 65_535;
 /// Options of `sbatch` that are the executor's own; with the key that sets them, where there is one.
-const TAKEN: [(&str, Option<&str>); 18] = [
+const TAKEN: [(&str, Option<&str>); 25] = [
     ("array", Some("throttle")),
     ("a", Some("throttle")),
     ("chdir", None),
+    ("D", None),
+    ("clusters", None),
+    ("M", None),
     ("dependency", None),
     ("d", None),
     ("error", None),
@@ -59,13 +65,19 @@ const TAKEN: [(&str, Option<&str>); 18] = [
     ("job-name", None),
     ("J", None),
     ("kill-on-invalid-dep", None),
+    ("no-requeue", None),
     ("open-mode", None),
     ("output", None),
     ("o", None),
     ("parsable", None),
     ("signal", Some("signal")),
+    ("test-only", None),
     ("wait", None),
+    ("W", None),
+    ("wrap", None),
 ];
+/// Options of `sbatch` that ask for GPUs, whatever their value.
+const GPUS: [&str; 5] = ["gpus", "G", "gpus-per-node", "gpus-per-socket", "gpus-per-task"];
 
 /// What the jobs of one kind of stage are asked for. What is none is left to the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +150,51 @@ impl Request {
     pub fn memory_after(&self, times: u32) -> Option<u64> {
         let grown = self.memory? as f64 * self.memory_growth.powi(times.min(64) as i32);
         Some((grown.min(1e15) as u64).min(self.memory_most.unwrap_or(u64::MAX)))
+    }
+
+    /// Whether stages that ask for `other` can run where these run: on the same nodes, in the same surroundings, with no
+    /// more memory. Cores and time are no matter: both decide how long a stage takes, and it goes on after a time limit.
+    pub fn serves(&self, other: &Self) -> bool {
+        let enough = match (self.memory, other.memory) {
+            (Some(here), Some(there)) => there <= here,
+            (here, there) => here == there,
+        };
+        let place = |request: &Self| Self {
+            time: None,
+            memory: None,
+            memory_growth: 1.0,
+            memory_most: None,
+            cpus: None,
+            throttle: None,
+            array_most: None,
+            signal: 0,
+            ..request.clone()
+        };
+        enough && place(self) == place(other)
+    }
+
+    /// What a job that ran out of memory `times` times needs a person to change before more of it can be asked for; none
+    /// where there is more to be had.
+    pub fn shortage_remedy(&self, times: u32) -> Option<String> {
+        if self.grows_after(times) {
+            return None;
+        }
+        Some(match (self.memory, self.memory_most) {
+            (None, _) => format!("set `memory` in {FILE}: what runs out of it gets more the next time"),
+            (Some(_), Some(_)) if self.memory_growth > 1.0 => {
+                format!("raise `memory_most` in {FILE}: it keeps the next try from having more")
+            }
+            (Some(_), _) => format!("raise `memory` in {FILE}, or let it grow with `memory_growth`"),
+        })
+    }
+
+    /// Whether a job is asked to have a GPU.
+    fn has_gpu(&self) -> bool {
+        let asks = |line: &String| {
+            let name = option(line);
+            GPUS.contains(&name) || name == "gres" && line.contains("gpu")
+        };
+        self.gres.as_ref().is_some_and(|gres| gres.contains("gpu")) || self.sbatch.iter().any(asks)
     }
 
     /// Whether one more try after running out of memory `times` times would have more of it.
@@ -321,13 +378,12 @@ impl<'a> Section<'a> {
             }
         }
         self.check_signal(&request, report);
-        let names_gpu = |gres: &String| gres.contains("gpu");
-        let by_gres = if request.gres.as_ref().is_some_and(names_gpu) { "cuda" } else { "cpu" };
         // Where a section changes the devices of the default, what the default said of them no longer holds.
+        let same = request.gres == base.gres && request.has_gpu() == base.has_gpu();
         request.device = match device {
             Some(device) => device,
-            None if request.gres == base.gres && *base != Request::default() => request.device,
-            None => by_gres.to_owned(),
+            None if same && *base != Request::default() => request.device,
+            None => (if request.has_gpu() { "cuda" } else { "cpu" }).to_owned(),
         };
         request
     }
@@ -403,14 +459,14 @@ impl Field<'_> {
     /// Refuses options of `sbatch` that are none, and those that the executor sets itself.
     fn check_options(&self, report: &mut Reporter) {
         let nodes: Vec<&Node> = match &self.node.content {
+            _ if self.node.is_null() => vec![],
             Content::List(items) => items.iter().collect(),
             _ => vec![self.node],
         };
         for node in nodes {
             let Content::Text { text, .. } = &node.content else { continue };
             let text = text.trim();
-            let name = text.trim_start_matches('-');
-            let name = name.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+            let name = option(text);
             if !text.is_empty() && !text.starts_with('-') {
                 let message = format!("`{}` is no option of sbatch", node.shown());
                 report.error(node.place, message, Some("write it as `--constraint=a100`".into()));
@@ -424,6 +480,14 @@ impl Field<'_> {
     fn refuse(&self, expected: &str, report: &mut Reporter) {
         let message = format!("`{}: {}`: expected {expected}", self.name, self.node.shown());
         report.error(self.node.place, message, None);
+    }
+}
+
+/// The name of the option of `sbatch` in a line; one letter where it begins with one dash, as `M` of `-Mfast`.
+fn option(line: &str) -> &str {
+    match line.strip_prefix("--") {
+        Some(long) => long.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default(),
+        None => line.strip_prefix('-').and_then(|short| short.get(..1)).unwrap_or_default(),
     }
 }
 
@@ -466,128 +530,4 @@ fn seconds(text: &str) -> Option<u64> {
         _ => return None,
     };
     Some(86_400 * days.unwrap_or(0) + seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> String {
-        Cluster::parse(FILE, text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn kinds_take_what_the_default_says_unless_they_say_otherwise() {
-        let text = "default: { partition: gpu, time: 12:00:00, memory: 16G, cpus: 8, gres: 'gpu:1', throttle: 4 }\n\
-                    pretrain: { time: 2-00:00:00, sbatch: [--constraint=a100], modules: cuda/12.4 }\n\
-                    evaluate: { gres: ~, cpus: 4, signal: 30 }\n";
-        let cluster = Cluster::parse(FILE, text).unwrap();
-        let train = cluster.request("train");
-        assert_eq!(
-            (train.time.as_deref(), train.cpus, train.memory),
-            (Some("12:00:00"), Some(8), Some(16 << 10))
-        );
-        assert_eq!(train.device, "cuda", "a job with a GPU computes there");
-        let pretrain = cluster.request("pretrain");
-        assert_eq!(pretrain.time.as_deref(), Some("2-00:00:00"));
-        assert_eq!(
-            (pretrain.device.as_str(), &pretrain.modules[..]),
-            ("cuda", &["cuda/12.4".to_owned()][..])
-        );
-        let evaluate = cluster.request("evaluate");
-        assert_eq!((evaluate.gres.as_deref(), evaluate.device.as_str(), evaluate.signal), (None, "cpu", 30));
-        assert_eq!(evaluate.partition.as_deref(), Some("gpu"));
-    }
-
-    #[test]
-    fn an_empty_file_leaves_all_to_the_cluster_and_the_template_is_right() {
-        for text in ["", "# nothing\n", "default:\n"] {
-            assert_eq!(Cluster::parse(FILE, text).unwrap().request("train"), &Request::default(), "{text:?}");
-        }
-        let cluster = Cluster::parse(FILE, TEMPLATE).unwrap();
-        assert_eq!(cluster.request("train").cpus, Some(8));
-        // What is commented out is right as well.
-        let bare = |line: &str| {
-            let (indent, text) = line.split_at(line.len() - line.trim_start().len());
-            let known = |text: &&str| {
-                let key = text.split(':').next().unwrap_or_default();
-                KEYS.contains(&key) || KINDS.contains(&key)
-            };
-            let text = text.strip_prefix("# ").filter(known).unwrap_or(text);
-            format!("{indent}{text}")
-        };
-        let text: Vec<String> = TEMPLATE.lines().map(bare).collect();
-        let cluster = Cluster::parse(FILE, &text.join("\n")).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(cluster.request("train").throttle, Some(32));
-        assert_eq!(cluster.request("features").container.as_deref(), Some("apptainer exec --nv ~/sweep.sif"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
-        let error = refused("default:\n  partitoin: gpu\n");
-        assert!(error.contains("cluster.yaml:2:3") && error.contains("did you mean `partition`?"), "{error}");
-        let error = refused("partition: gpu\n");
-        assert!(error.contains("`partition` goes under `default`"), "{error}");
-        let error = refused("train: { time: soon, memory: lots, cpus: 0, throttle: -1, device: gpu }\n");
-        for part in [
-            "`time: soon`",
-            "hh:mm:ss",
-            "`memory: lots`",
-            "16G",
-            "`cpus: 0`",
-            "`throttle: -1`",
-            "`device: gpu`",
-        ] {
-            assert!(error.contains(part), "{part}: {error}");
-        }
-        let error = refused("train: { time: 1, signal: 120 }\n");
-        assert!(error.contains("60 s ends before") && error.contains("raise `time`"), "{error}");
-        let error = refused("train: { sbatch: [constraint=a100, --array=3, --output=x] }\n");
-        assert!(error.contains("--constraint=a100") && error.contains("the key `throttle`"), "{error}");
-        assert_eq!(error.matches("set by the executor itself").count(), 2, "{error}");
-        let error = refused("train: { setup: \"one\\ntwo\", account: \"a\\tb\" }\n");
-        assert!(error.contains("each on one line") && error.contains("a text on one line"), "{error}");
-        assert!(refused("- a\n").contains("map of sections"));
-    }
-
-    #[test]
-    fn a_file_that_is_named_and_absent_is_refused_and_an_unnamed_one_is_not() {
-        let error = Cluster::find(Some(Path::new("/nowhere/c.yaml")), Path::new("a.yaml")).unwrap_err();
-        assert!(error.to_string().contains("sweep init --cluster"), "{error}");
-        let dir = tempfile::tempdir().unwrap();
-        let sweep = dir.path().join("a.yaml");
-        crate::store::files::write_atomic(dir.path().join(FILE), "default: { cpus: 3 }").unwrap();
-        assert_eq!(Cluster::find(None, &sweep).unwrap().request("train").cpus, Some(3));
-    }
-
-    #[test]
-    fn times_and_sizes_are_read_as_slurm_does() {
-        let times = [
-            ("90", 5400),
-            ("90:30", 5430),
-            ("1:00:00", 3600),
-            ("2-3", 183_600),
-            ("1-0:30", 88_200),
-            ("1-0:0:5", 86_405),
-        ];
-        for (text, wanted) in times {
-            assert_eq!(seconds(text), Some(wanted), "{text}");
-        }
-        for wrong in ["", "x", "1:2:3:4", "1-", "-1", "1h"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
-        }
-        let sizes = [("16G", 16384), ("500", 500), ("1t", 1 << 20), ("1500K", 2), ("2GB", 2048)];
-        for (text, wanted) in sizes {
-            assert_eq!(mebibytes(text), Some(wanted), "{text}");
-        }
-        assert_eq!([mebibytes("0"), mebibytes("G"), mebibytes("1.5G"), mebibytes("1P")], [None; 4]);
-    }
-
-    #[test]
-    fn memory_grows_to_its_most() {
-        let request = Request { memory: Some(1000), memory_most: Some(3500), ..Request::default() };
-        assert_eq!([0, 1, 2, 3].map(|n| request.memory_after(n)), [1000, 2000, 3500, 3500].map(Some));
-        assert_eq!([0, 1, 2].map(|n| request.grows_after(n)), [true, true, false]);
-        assert!(!Request::default().grows_after(0), "what the cluster decides cannot grow");
-    }
 }

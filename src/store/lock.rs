@@ -3,10 +3,17 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::files::explain;
+
+/// How often a lock is tried whose file another machine has just removed or replaced.
+const STALE_TRIES: u32 = 50;
+/// The time between two such tries.
+const STALE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// The right to compute one stage. Given back when dropped, and by the operating system when the process dies.
 #[derive(Debug)]
@@ -34,14 +41,26 @@ impl Lock {
 
     /// Takes the lock at `path`, or says who holds it: the number of the process, where it could be read.
     pub(super) fn try_take(path: &Path) -> Result<Result<Self, Option<u32>>> {
+        let mut stale = 0;
         loop {
-            let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
-            let mut file = options.map_err(|error| explain(&error, "open the lock", path))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(Err(holder(&mut file))),
-                Err(TryLockError::Error(error)) => return Err(explain(&error, "lock", path)),
-            }
+            let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
+            let taken =
+                opened.map_err(|error| (error, "open the lock")).and_then(|file| match file.try_lock() {
+                    Ok(()) => Ok((file, true)),
+                    Err(TryLockError::WouldBlock) => Ok((file, false)),
+                    Err(TryLockError::Error(error)) => Err((error, "lock")),
+                });
+            let mut file = match taken {
+                Ok((file, true)) => file,
+                Ok((mut file, false)) => return Ok(Err(holder(&mut file))),
+                // On NFS another machine has removed it since we learnt its name.
+                Err((error, _)) if is_stale(&error) && stale < STALE_TRIES => {
+                    stale += 1;
+                    thread::sleep(STALE_PATIENCE);
+                    continue;
+                }
+                Err((error, doing)) => return Err(refusal(&error, doing, path)),
+            };
             // The former holder may have removed the file between our opening and our locking it: then what is locked
             // is a file that nobody else can find, and it does not count.
             if is_at(&file, path) {
@@ -59,11 +78,47 @@ impl Drop for Lock {
     }
 }
 
-/// Whether the open `file` is the one that `path` names now.
+/// Whether a file went while it was in use, as another machine can have it on NFS.
+#[cfg(unix)]
+fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESTALE)
+}
+
+#[cfg(not(unix))]
+fn is_stale(_: &io::Error) -> bool {
+    false
+}
+
+/// Whether a file system has no locks to give.
+#[cfg(unix)]
+fn is_without_locks(error: &io::Error) -> bool {
+    [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP].iter().any(|&code| error.raw_os_error() == Some(code))
+}
+
+#[cfg(not(unix))]
+fn is_without_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+}
+
+/// Why a lock cannot be had, with the remedy.
+fn refusal(error: &io::Error, doing: &str, path: &Path) -> anyhow::Error {
+    if is_without_locks(error) {
+        let place = path.display();
+        return anyhow!(
+            "cannot {doing} {place}: {error}; its file system gives no locks: have it mounted with them (NFS: a lock \
+             daemon, no `nolock`; Lustre: `flock`), or name a folder elsewhere with --store"
+        );
+    }
+    explain(error, doing, path)
+}
+
+/// Whether the open `file` is the one that `path` names now. The name is opened, not only looked at: that is when NFS asks
+/// the server rather than its memory.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let (Ok(ours), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    let named = File::open(path).and_then(|named| named.metadata());
+    let (Ok(ours), Ok(named)) = (file.metadata(), named) else { return false };
     (ours.dev(), ours.ino()) == (named.dev(), named.ino())
 }
 
@@ -102,6 +157,19 @@ mod tests {
         assert!(!Lock::is_held(&path));
         assert!(!path.exists(), "the lock file was left");
         assert!(Lock::try_take(&path).unwrap().is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_system_without_locks_is_named_with_a_remedy() {
+        let path = Path::new("/somewhere/locks/a");
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            let error = refusal(&io::Error::from_raw_os_error(code), "lock", path).to_string();
+            assert!(error.contains("/somewhere/locks/a") && error.contains("--store"), "{error}");
+        }
+        let error = refusal(&io::Error::from_raw_os_error(libc::EACCES), "lock", path).to_string();
+        assert!(!error.contains("gives no locks"), "{error}");
+        assert!(is_stale(&io::Error::from_raw_os_error(libc::ESTALE)), "tried again");
     }
 
     #[test]

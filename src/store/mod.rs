@@ -215,6 +215,16 @@ impl Store {
         self.lock_named("submissions")
     }
 
+    /// Says for as long as it is held that the process which calls itself `name` lives and submits jobs.
+    pub fn lock_submitter(&self, name: &str) -> Result<Lock> {
+        self.lock_named(&format!("submitter-{name}"))
+    }
+
+    /// Whether the process that called itself `name` lives ([`Self::lock_submitter`]).
+    pub fn is_submitter(&self, name: &str) -> bool {
+        Lock::is_held(&self.root.join("locks").join(format!("submitter-{name}")))
+    }
+
     fn lock_named(&self, name: &str) -> Result<Lock> {
         let path = self.root.join("locks").join(name);
         loop {

@@ -1,5 +1,7 @@
 //! What the engine makes of the end of a task: what is tried again, and what is given up.
 
+use std::time::{Duration, Instant};
+
 use super::super::Exit;
 use super::super::notice::{Notice, Outcome};
 use super::{Run, Running};
@@ -10,6 +12,13 @@ use crate::store::{Cause, Failure};
 const REPAIRS: usize = 3;
 /// How often a stage is started again in one run that was lost by no fault of its own.
 const LOSSES: usize = 5;
+/// How often in a row a stage may be taken away without having come further.
+const STALLS: u32 = 8;
+/// How often an executor's queue may let a stage go for want of what is there.
+const UNMET: u32 = 8;
+/// How long such a stage waits before it is tried once more: the second time, and at most.
+const UNMET_WAIT: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+const UNMET_WAIT_MOST: Duration = Duration::from_secs(60);
 
 impl Run<'_> {
     /// A task is over.
@@ -34,7 +43,7 @@ impl Run<'_> {
                     self.failed(i, format!("there was not enough memory: {how}"), Cause::OutOfMemory);
                 }
                 Exit::Died(how) => self.failed(i, format!("its process died: {how}"), Cause::Died),
-                Exit::Continues(how) => self.again(i, Some(how)),
+                Exit::Continues(how) => self.goes_on(i, how),
                 Exit::Lost(how) => {
                     self.losses[i] += 1;
                     if self.losses[i] > LOSSES {
@@ -43,8 +52,64 @@ impl Run<'_> {
                         self.again(i, Some(how));
                     }
                 }
-                Exit::Unmet => self.again(i, None),
+                Exit::Unmet => self.unmet(i),
                 Exit::Refused(how) => self.fail(i, how.clone(), Cause::Error),
+            }
+        }
+    }
+
+    /// A stage was taken away with its work saved: it goes on, as long as that brings it further.
+    fn goes_on(&mut self, i: usize, how: &str) {
+        let (reached, stall) = (self.reached[i], self.stalls.entry(i).or_default());
+        stall.idle = if reached > stall.best { 0 } else { stall.idle + 1 };
+        stall.best = stall.best.max(reached);
+        if stall.idle >= STALLS {
+            let message =
+                format!("it was taken away {STALLS} times in a row without having come further: {how}");
+            self.fail(i, message, Cause::Died);
+        } else {
+            self.again(i, Some(how));
+        }
+    }
+
+    /// An executor's queue let a stage go for want of what it reads. Where that is not done, it is known by now why. Where it
+    /// is, or is on its way, the stage was submitted too late or too early, and again it goes, ever more slowly.
+    fn unmet(&mut self, i: usize) {
+        let plan = self.plan;
+        let given_back = plan.parents(i).any(|parent| !self.queue.is_settled(parent));
+        if given_back {
+            return self.again(i, None);
+        }
+        let times = self.unmet.entry(i).or_default();
+        *times += 1;
+        let times = *times;
+        if times > UNMET {
+            let message = format!(
+                "the cluster let it go {UNMET} times because of a dependency, although what it reads is there or on its way"
+            );
+            return self.fail(i, message, Cause::Error);
+        }
+        if times == 1 {
+            return self.again(i, None);
+        }
+        self.requeue(i);
+        self.tries[i] = self.tries[i].saturating_sub(1);
+        let wait = (UNMET_WAIT * (1 << (times - 2))).min(UNMET_WAIT_MOST);
+        self.queue.set_aside(i);
+        self.later.push((Instant::now() + wait, i));
+    }
+
+    /// What waited long enough goes back into the queue.
+    pub(super) fn look_at_later(&mut self) {
+        let now = Instant::now();
+        for (time, i) in std::mem::take(&mut self.later) {
+            if self.outcomes[i].is_some() {
+                continue; // lost meanwhile, with what it reads
+            }
+            if time <= now {
+                self.queue.resume(i);
+            } else {
+                self.later.push((time, i));
             }
         }
     }

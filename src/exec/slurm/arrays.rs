@@ -1,8 +1,10 @@
 //! Which stages go into one array, and what each array waits for.
 //!
 //! Stages of one kind that wait for the same are one array. Where each of them waits for one element of the same array
-//! and no two for the same one (evaluations for their trainings), they take the indices of those elements, and each
-//! begins when its own is done (`aftercorr`); all others wait until everything that they read is done (`afterok`).
+//! and no two for the same one, they take the indices of those elements, and each begins when its own is done
+//! (`aftercorr`); all others wait until everything that they read is done (`afterok`). Slurm holds no more than a few
+//! elements of an array against their own each, so those arrays are small, and what can do without is better off: an
+//! evaluation that asks for what its training asks for follows it in the same element ([`New::follows`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,14 +22,48 @@ pub(super) struct Place {
 /// Stages for one element.
 #[derive(Clone, Debug)]
 pub(super) struct New {
+    /// Those of the first task, and then what follows them.
     pub(super) keys: Vec<Key>,
     pub(super) kind: StageKind,
     /// How often they ran out of memory.
     pub(super) shortages: u32,
     /// The unfinished elements that they read.
     pub(super) after: Vec<After>,
-    /// The task that asks for them.
-    pub(super) task: usize,
+    /// The tasks that ask for them.
+    pub(super) tasks: Vec<usize>,
+}
+
+/// The one of `new` that stages of `kind` which wait for `after` can follow in its own element: the training of an
+/// evaluation that waits for nothing beside it. Whether they ask for the same is another matter.
+pub(super) fn leader(
+    new: &[New],
+    kind: StageKind,
+    after: &[After],
+    waits_for: &dyn Fn(Place) -> Vec<Place>,
+) -> Option<usize> {
+    if kind != StageKind::Evaluate {
+        return None;
+    }
+    let mut trainings = after.iter().filter_map(|after| match *after {
+        After::New(n) if new[n].kind == StageKind::Train => Some(n),
+        _ => None,
+    });
+    let (Some(training), None) = (trainings.next(), trainings.next()) else { return None };
+    let mut seen = vec![After::New(training)];
+    let mut at = 0;
+    while let Some(&next) = seen.get(at) {
+        at += 1;
+        let behind = match next {
+            After::New(n) => new[n].after.clone(),
+            After::Place(place) => waits_for(place).into_iter().map(After::Place).collect(),
+        };
+        for after in behind {
+            if !seen.contains(&after) {
+                seen.push(after);
+            }
+        }
+    }
+    after.iter().all(|after| seen.contains(after)).then_some(training)
 }
 
 /// What an element waits for.
@@ -60,11 +96,11 @@ pub(super) struct Packed {
 
 /// Packs `new` into arrays with the numbers from `first` on, in an order in which each comes after those that it waits
 /// for. `waits_for` gives what an element that was submitted before waits for; an array of a kind has at
-/// most `most` elements, or those of the array that it follows element by element.
+/// most `most` elements, and of those that follow an array element by element at most `one_by_one`.
 pub(super) fn pack(
     new: &[New],
     first: usize,
-    most: &dyn Fn(StageKind) -> u32,
+    (most, one_by_one): (&dyn Fn(StageKind) -> u32, u32),
     waits_for: &dyn Fn(Place) -> Vec<Place>,
 ) -> Vec<Packed> {
     let mut packed: Vec<Packed> = Vec::new();
@@ -86,7 +122,7 @@ pub(super) fn pack(
             classes.add((new[n].kind, new[n].shortages), n, nearest(after, &known));
         }
         for ((kind, shortages), waits, members) in classes.finish() {
-            for chunk in chunks(members, &waits, most(kind)) {
+            for chunk in chunks(members, &waits, most(kind), one_by_one) {
                 let array = first + packed.len();
                 for (&index, &n) in &chunk {
                     let place = Place { array, index };
@@ -189,11 +225,12 @@ impl Classes {
     }
 }
 
-/// Cuts a class into arrays of at most `most` elements.
-fn chunks(members: Members, waits: &Waits, most: u32) -> Vec<BTreeMap<u32, usize>> {
+/// Cuts a class into arrays of at most `most` elements, or `one_by_one`.
+fn chunks(members: Members, waits: &Waits, most: u32, one_by_one: u32) -> Vec<BTreeMap<u32, usize>> {
     if let Waits::ForEach(_) = waits {
         // The indices are those of an array that was cut before.
-        return vec![members.into_iter().filter_map(|(index, n)| Some((index?, n))).collect()];
+        let chunk = |part: &[(Option<u32>, usize)]| part.iter().filter_map(|&(i, n)| Some((i?, n))).collect();
+        return members.chunks(one_by_one.min(most).max(1) as usize).map(chunk).collect();
     }
     let chunk = |part: &[(Option<u32>, usize)]| (0..).zip(part.iter().map(|&(_, n)| n)).collect();
     members.chunks(most.max(1) as usize).map(chunk).collect()
@@ -234,7 +271,7 @@ mod tests {
     use super::*;
 
     fn new(kind: StageKind, after: &[After]) -> New {
-        New { keys: vec![], kind, shortages: 0, after: after.to_vec(), task: 0 }
+        New { keys: vec![], kind, shortages: 0, after: after.to_vec(), tasks: vec![0] }
     }
 
     /// Each array as `kind indices waits`.
@@ -260,7 +297,7 @@ mod tests {
         list.extend((0..3).map(|_| new(Train, &after(&[0, 1, 2, 3])))); // 4, 5, 6
         list.push(new(Train, &after(&[0]))); // 7: a baseline
         list.extend((4..8).map(|n| new(Evaluate, &after(&[0, 1, n]))));
-        let packed = pack(&list, 0, &|_| 1000, &|_| vec![]);
+        let packed = pack(&list, 0, (&|_| 1000, 10), &|_| vec![]);
         assert_eq!(
             shown(&packed),
             [
@@ -280,7 +317,7 @@ mod tests {
         use StageKind::{Evaluate, Train};
         let mut list: Vec<New> = (0..5).map(|_| new(Train, &[])).collect();
         list.extend((0..5).map(|n| new(Evaluate, &[After::New(n)])));
-        let packed = pack(&list, 0, &|kind| if kind == Train { 2 } else { 1 }, &|_| vec![]);
+        let packed = pack(&list, 0, (&|kind| if kind == Train { 2 } else { 9 }, 10), &|_| vec![]);
         assert_eq!(
             shown(&packed),
             [
@@ -305,7 +342,7 @@ mod tests {
             new(Evaluate, &[parent(2)]),
             new(Train, &[parent(1), parent(2)]),
         ];
-        let packed = pack(&list, 1, &|_| 1000, &|_| vec![]);
+        let packed = pack(&list, 1, (&|_| 1000, 10), &|_| vec![]);
         let ids = |array: usize| Some((100 + array as u64, 9));
         let waits: Vec<_> = packed.iter().map(|pack| dependency(&pack.waits, &ids).unwrap()).collect();
         assert_eq!(waits, ["afterok:100_4", "aftercorr:100", "afterok:100_1:100_2"]);
@@ -313,10 +350,47 @@ mod tests {
     }
 
     #[test]
+    fn arrays_that_follow_one_by_one_have_no_more_elements_than_slurm_holds_against_their_own() {
+        use StageKind::{Evaluate, Train};
+        let mut list: Vec<New> = (0..25).map(|_| new(Train, &[])).collect();
+        list.extend((0..25).map(|n| new(Evaluate, &[After::New(n)])));
+        let packed = pack(&list, 0, (&|_| 1000, 10), &|_| vec![]);
+        assert_eq!(
+            shown(&packed),
+            [
+                "train 0-24 ",
+                "evaluate 0-9 aftercorr:100",
+                "evaluate 10-19 aftercorr:100",
+                "evaluate 20-24 aftercorr:100",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_evaluation_follows_its_training_where_it_waits_for_nothing_beside_it() {
+        use StageKind::{Evaluate, Features, Prepare, Pretrain, Train};
+        let early = After::Place(Place { array: 0, index: 0 });
+        let list = [
+            new(Prepare, &[early]),
+            new(Pretrain, &[After::New(0)]),
+            new(Features, &[After::New(1)]),
+            new(Train, &[After::New(0), After::New(2)]),
+            new(Train, &[After::New(0)]),
+        ];
+        let leads = |kind, after: &[After]| leader(&list, kind, after, &|_| vec![]);
+        assert_eq!(leads(Evaluate, &[After::New(3), After::New(0), After::New(1), early]), Some(3));
+        assert_eq!(leads(Evaluate, &[After::New(4)]), Some(4));
+        assert_eq!(leads(Evaluate, &[After::New(4), After::New(1)]), None, "its training needs no model");
+        assert_eq!(leads(Evaluate, &[After::New(3), After::New(4)]), None);
+        assert_eq!(leads(Evaluate, &[After::Place(Place { array: 1, index: 0 })]), None, "it is submitted");
+        assert_eq!(leads(Train, &[After::New(3)]), None);
+    }
+
+    #[test]
     fn what_is_over_is_not_waited_for_and_shortages_are_kept_apart() {
         let mut list = vec![new(StageKind::Train, &[]), new(StageKind::Train, &[])];
         list[1].shortages = 1;
-        assert_eq!(pack(&list, 0, &|_| 10, &|_| vec![]).len(), 2, "they ask for different memory");
+        assert_eq!(pack(&list, 0, (&|_| 10, 10), &|_| vec![]).len(), 2, "they ask for different memory");
         let gone = Waits::ForAll(vec![Place { array: 3, index: 0 }]);
         assert_eq!(dependency(&gone, &|_| None), None);
         let members = [(0, vec![]), (1, vec![]), (5, vec![])].into();

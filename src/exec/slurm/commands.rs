@@ -60,6 +60,12 @@ pub(super) struct Commands {
     pub(super) limit: Duration,
 }
 
+/// Whether an environment variable stands for options of Slurm's programs.
+fn is_override(name: &str) -> bool {
+    const PROGRAMS: [&str; 5] = ["SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_"];
+    name == "SLURM_CLUSTERS" || PROGRAMS.iter().any(|program| name.starts_with(program))
+}
+
 impl Trouble {
     /// What was said.
     pub(super) fn text(self) -> String {
@@ -74,6 +80,12 @@ impl Commands {
         let path = self.folder.as_ref().map_or_else(|| PathBuf::from(program), |folder| folder.join(program));
         let mut command = Command::new(&path);
         command.args(args).env("LC_ALL", "C");
+        // What a person has set for calls by hand would override the script and change the answers.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(is_override) {
+                command.env_remove(name);
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Trouble::Refused(format!(
@@ -146,8 +158,8 @@ pub(super) struct Row {
 }
 
 /// The arguments of `squeue` that give [`rows`].
-pub(super) const SQUEUE: [&str; 5] =
-    ["--me", "--array", "--states=all", "--noheader", "--format=%F|%K|%T|%r|%j"];
+pub(super) const SQUEUE: [&str; 6] =
+    ["--me", "--all", "--array", "--states=all", "--noheader", "--format=%F|%K|%T|%r|%j"];
 
 /// The jobs in the answer of `squeue`.
 pub(super) fn rows(text: &str) -> Vec<Row> {
@@ -163,32 +175,50 @@ pub(super) fn rows(text: &str) -> Vec<Row> {
 /// The arguments of `sacct` that give [`accounts`] of `jobs`.
 pub(super) fn sacct(jobs: &[String]) -> Vec<String> {
     let jobs = format!("--jobs={}", jobs.join(","));
-    let fixed = [
-        "--noheader",
-        "--parsable2",
-        "--allocations",
-        "--array",
-        "--duplicates",
-        "--format=JobID,State,Reason",
-    ];
+    let fixed =
+        ["--noheader", "--parsable2", "--allocations", "--duplicates", "--format=JobID,State,Reason,JobName"];
     fixed.iter().map(|&arg| arg.to_owned()).chain([jobs]).collect()
 }
 
-/// Elements of arrays with state and reason, as `sacct` says. Where one ran more than once, its last run counts.
-pub(super) fn accounts(text: &str) -> Vec<(u64, u32, String, String)> {
+/// Elements of arrays as `sacct` lists them. Where one ran more than once, its last run comes last.
+pub(super) fn accounts(text: &str) -> Vec<Row> {
     let row = |line: &str| {
-        let mut cells = line.trim().split('|');
+        let mut cells = line.trim().splitn(4, '|');
         let (id, index) = cells.next()?.split_once('_')?;
-        let (state, reason) = (cells.next()?.to_owned(), cells.next().unwrap_or_default().to_owned());
-        Some((id.parse().ok()?, index.parse().ok()?, state, reason))
+        let (id, index) = (id.parse().ok()?, Some(index.parse().ok()?));
+        let mut cell = || cells.next().map(str::to_owned);
+        Some(Row { id, index, word: cell()?, reason: cell()?, name: cell()? })
     };
     text.lines().filter_map(row).collect()
 }
 
-/// `MaxArraySize` in the answer of `scontrol show config`: indices are below it.
-pub(super) fn max_array_size(text: &str) -> Option<u32> {
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("MaxArraySize"))?;
-    line.trim().strip_prefix('=')?.trim().parse().ok().filter(|&n| n > 0)
+/// Whether an answer of `sacct` says that there is no accounting, rather than that it has trouble.
+pub(super) fn has_no_accounts(said: &str) -> bool {
+    said.contains("accounting storage is disabled") || said.contains("there is no `sacct`")
+}
+
+/// What arrays may be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Indices are below this.
+    pub(super) indices: u32,
+    /// So many elements of an array are held against the elements that they wait for; all others against the whole array.
+    pub(super) one_by_one: u32,
+}
+
+/// The limits in the answer of `scontrol show config`; Slurm's own defaults where it does not say.
+pub(super) fn limits(text: &str) -> Limits {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
+        line.trim().strip_prefix('=').map(str::trim)
+    };
+    let indices = value("MaxArraySize").and_then(|text| text.parse().ok());
+    let parameters = value("SchedulerParameters").unwrap_or_default();
+    let named = |part: &str| part.trim().strip_prefix("correspond_after_task_cnt=")?.parse().ok();
+    Limits {
+        indices: indices.filter(|&n| n > 0).unwrap_or(1001),
+        one_by_one: parameters.split(',').find_map(named).filter(|&n| n > 0).unwrap_or(10),
+    }
 }
 
 /// The number in the answer of `sbatch --parsable`: `12`, or `12;cluster`.
@@ -223,12 +253,25 @@ mod tests {
         assert_eq!((found[0].id, found[0].index, found[0].word.as_str()), (12, Some(3), "RUNNING"));
         assert_eq!((found[1].id, found[1].index), (13, None));
         assert_eq!((found[2].reason.as_str(), found[2].name.as_str()), ("a", "b|c"));
-        let found =
-            accounts("12_3|CANCELLED by 1000|None\n12_4|NODE_FAIL|\n12_[5-9]|PENDING|None\n12|FAILED|x\n");
+        let found = accounts(
+            "12_3|CANCELLED by 1000|None|a\n12_4|NODE_FAIL||b\n12_[5-9]|PENDING|None|a\n12|FAILED|x|a\n",
+        );
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0], (12, 3, "CANCELLED by 1000".into(), "None".into()));
-        assert_eq!(max_array_size("Conf\nMaxArraySize            = 1001\nMaxJobCount = 9\n"), Some(1001));
-        assert_eq!(max_array_size("MaxArraySize = (null)"), None);
+        assert_eq!((found[0].id, found[0].index), (12, Some(3)));
+        assert_eq!((found[0].word.as_str(), found[0].name.as_str()), ("CANCELLED by 1000", "a"));
+        let asked = limits(
+            "Conf\nMaxArraySize            = 5000\nMaxJobCount = 9\n\
+             SchedulerParameters     = bf_interval=2,correspond_after_task_cnt=64\n",
+        );
+        assert_eq!(asked, Limits { indices: 5000, one_by_one: 64 });
+        let silent = Limits { indices: 1001, one_by_one: 10 };
+        assert_eq!(limits("MaxArraySize = (null)\nSchedulerParameters     = (null)\n"), silent);
+        assert!(has_no_accounts("sacct: Slurm accounting storage is disabled"));
+        assert!(!has_no_accounts("sacct: error: Connection refused"));
+        let overrides =
+            ["SBATCH_PARTITION", "SQUEUE_FORMAT", "SACCT_FORMAT", "SCANCEL_STATE", "SLURM_CLUSTERS"];
+        assert!(overrides.iter().all(|name| is_override(name)));
+        assert!(!["SLURM_CONF", "PATH", "HOME"].iter().any(|name| is_override(name)));
         assert_eq!(
             [submitted("12\n"), submitted("Welcome!\n34;gpu\n"), submitted("no")],
             [Some(12), Some(34), None]

@@ -10,12 +10,15 @@ use anyhow::{Context as _, Result};
 
 use super::super::{Life, Line, Message, Verdict};
 use super::record::{Begin, End, Job, Record, now};
+use crate::stage::StageKind;
 use crate::stage::event::Event;
 use crate::store::key::Key;
 use crate::store::{Cause, Failure, QueuedJob, Store};
 
 /// The least time between two notes of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Slots that may end one after the other with nothing gained; then more of them would not help.
+const IDLE_SLOTS: u32 = 3;
 /// How long a stage waits for files that other nodes have written: attributes and names are remembered for a minute on
 /// NFS at most, unless a site says otherwise.
 pub const LATE: Duration = Duration::from_secs(90);
@@ -27,6 +30,8 @@ pub struct Element {
     keys: Vec<Key>,
     job: Job,
     queued: QueuedJob,
+    /// It is not wanted any more, and Slurm had no time to end it.
+    unwanted: bool,
     /// The end of each stage.
     ends: RefCell<BTreeMap<Key, Line>>,
     /// The newest progress of each stage.
@@ -47,6 +52,7 @@ impl Element {
         let keys = record.elements()?.remove(&index);
         let keys = keys.with_context(|| format!("{shown} knows no element {index}"))?;
         let at = now();
+        let unwanted = record.asked()(index);
         let earlier = record.begins(index);
         // It waited since it could have run: since what it reads was there, or since it was stopped.
         let since = if earlier.is_empty() {
@@ -67,15 +73,31 @@ impl Element {
             keys,
             job,
             queued,
+            unwanted,
             ends: RefCell::default(),
             progress: RefCell::default(),
             noted: Cell::new(None),
         })
     }
 
-    /// Its stages.
-    pub fn keys(&self) -> &[Key] {
-        &self.keys
+    /// Its stages, those together that one computation makes: maps of one pass through a model are computed at once, all
+    /// else one after the other, as an evaluation after its training.
+    pub fn steps(&self, store: &Store) -> Vec<Vec<Key>> {
+        let is_map = |key: &Key| store.spec(key).is_ok_and(|stored| stored.spec.kind == StageKind::Features);
+        if self.keys.iter().all(is_map) {
+            return vec![self.keys.clone()];
+        }
+        self.keys.iter().map(|key| vec![key.clone()]).collect()
+    }
+
+    /// Whether all of its stages are in the store.
+    pub fn is_finished(&self, store: &Store) -> bool {
+        self.keys.iter().all(|key| store.object(key).is_some())
+    }
+
+    /// Whether it was taken back before it began: then it ends at once.
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted
     }
 
     /// The job and how long it waited, for the stages' provenance.
@@ -102,19 +124,18 @@ impl Element {
         }
     }
 
-    /// Writes down how it ended; returns that. Work that was stopped at the time limit with nothing to go on from has
-    /// failed: the next slot would end in the same way.
+    /// Writes down how it ended; returns that. Work that was stopped at the time limit with nothing to go on from, or with
+    /// nothing gained slot after slot, has failed: the next slot would end in the same way.
     ///
     /// # Errors
     /// Where it cannot be written down.
     pub fn end(self, store: &Store, verdict: Verdict) -> Result<Verdict> {
         let limit = self.record.file(self.index, "limit").exists();
-        let saved = || self.keys.iter().any(|key| store.is_begun(key) || store.object(key).is_some());
-        let verdict = if verdict == Verdict::Interrupted && limit && !saved() {
-            let message =
-                "the time limit of its job came before anything could be saved: raise `time` in cluster.yaml";
-            for key in &self.keys {
-                self.ends.borrow_mut().insert(key.clone(), Line::failed(key, message));
+        let useless = if verdict == Verdict::Interrupted && limit { self.useless(store) } else { None };
+        let verdict = if let Some(message) = useless {
+            let left = self.keys.iter().filter(|key| store.object(key).is_none());
+            for key in left.take(if self.job.kind == StageKind::Train { 1 } else { usize::MAX }) {
+                self.ends.borrow_mut().insert(key.clone(), Line::failed(key, &message));
             }
             Verdict::Failed
         } else {
@@ -133,6 +154,29 @@ impl Element {
         Ok(verdict)
     }
 
+    /// Why another slot like this one, which its time limit ended, would be of no use; none where it would be.
+    fn useless(&self, store: &Store) -> Option<String> {
+        let finished = self.keys.iter().filter(|key| store.object(key).is_some()).count();
+        if finished == 0 && !self.keys.iter().any(|key| store.is_begun(key)) {
+            let why = "the time limit of its job came before anything could be saved";
+            return Some(format!("{why}: raise `time` in cluster.yaml"));
+        }
+        let progress = self.progress.borrow();
+        let reached = progress.iter().filter_map(|(key, line)| match &line.message {
+            Message::Stage(Event::Progress { done, .. }) => Some((key.clone(), *done)),
+            _ => None,
+        });
+        let mut slots = self.record.slots(self.index);
+        slots.count(reached, finished);
+        self.record.note_slots(self.index, &slots);
+        (slots.idle >= IDLE_SLOTS).then(|| {
+            format!(
+                "the time limit of its job came {IDLE_SLOTS} times in a row with nothing gained: raise `time` in \
+                 cluster.yaml, or lower `signal` there if saving is quick"
+            )
+        })
+    }
+
     /// The threads that were asked for.
     pub fn threads(&self) -> usize {
         self.job.threads
@@ -143,6 +187,9 @@ impl Element {
 pub fn never_began(dir: &Path, index: u32, message: &str) {
     let record = Record::in_folder(dir);
     let Some(keys) = record.elements().ok().and_then(|mut elements| elements.remove(&index)) else { return };
+    // What comes after a stage that failed is nobody's to name: it never had its turn.
+    let leads = record.job().is_some_and(|job| job.kind == StageKind::Train);
+    let keys = if leads { &keys[..1] } else { &keys[..] };
     let line = |key: &Key| Line {
         key: key.clone(),
         message: Message::Life(Life::Failed { message: message.to_owned(), cause: Cause::Error }),

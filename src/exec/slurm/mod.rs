@@ -6,8 +6,10 @@
 //! jobs, submits none of them twice, and collects what ended meanwhile. Nothing is asked of Slurm more than once a second.
 
 mod arrays;
+mod asking;
 mod commands;
 mod element;
+mod ends;
 mod record;
 mod script;
 mod state;
@@ -23,20 +25,19 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use self::arrays::{Place, Waits};
-use self::commands::Commands;
+use self::asking::Watch;
+use self::commands::{Commands, Limits};
 use self::record::{Job, Record};
-use self::watch::Watch;
 use super::{Executor, Exit, Line, Task, Update};
 use crate::spec::cluster::Cluster;
-use crate::store::Store;
+use crate::stage::StageKind;
 use crate::store::key::Key;
+use crate::store::{Lock, Store};
 
 pub use element::{Element, LATE, never_began};
+pub use ends::cancel;
 pub use record::{Standing, standings};
 pub use script::Setting;
-
-/// The most elements of an array where Slurm does not say: its own default.
-const ARRAY_MOST: u32 = 1001;
 
 /// How long things are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +91,15 @@ pub struct Slurm {
     withdrawn: BTreeSet<usize>,
     /// Arrays that are to be submitted, those that others wait for first.
     unsent: VecDeque<usize>,
+    /// Elements that Slurm shall end and was not told of, by array.
+    ends: BTreeMap<usize, BTreeSet<u32>>,
     /// What is to be told.
     news: Vec<Update>,
     watch: Watch,
-    /// Indices of arrays are below this; none before Slurm was asked.
-    most: Option<u32>,
+    /// None before Slurm was asked.
+    limits: Option<Limits>,
+    /// The name by which others know that what this process wrote down will be submitted, and the lock that says so.
+    submitter: (String, Lock),
 }
 
 /// An array of jobs.
@@ -129,6 +134,8 @@ struct Member {
     runs: bool,
     /// Since when it is known to have ended, while what it left does not show yet.
     ended: Option<Instant>,
+    /// Since when it waits in Slurm for what is over.
+    idle: Option<Instant>,
     account: Account,
     over: bool,
 }
@@ -149,6 +156,8 @@ enum Account {
 
 /// A task that is not over.
 struct Open {
+    /// The kind of its stages.
+    kind: StageKind,
     /// Its elements that are not over.
     left: usize,
     exit: Exit,
@@ -176,7 +185,10 @@ impl Slurm {
         folder: Option<PathBuf>,
     ) -> Result<Self> {
         let commands = Commands { folder, limit: patience.answer };
+        let name = record::unique();
+        let submitter = (name.clone(), store.lock_submitter(&name)?);
         let mut slurm = Self {
+            submitter,
             store,
             cluster,
             setting,
@@ -191,8 +203,9 @@ impl Slurm {
             tasks: HashMap::new(),
             withdrawn: BTreeSet::new(),
             unsent: VecDeque::new(),
+            ends: BTreeMap::new(),
             news: Vec::new(),
-            most: None,
+            limits: None,
         };
         let lock = slurm.store.lock_submissions()?;
         slurm.load()?;
@@ -211,10 +224,17 @@ impl Slurm {
                 self.places.remove(key);
             }
         }
-        if array.live == 0 && array.job.sweep == self.sweep {
+        if array.live == 0 && array.job.sweep == self.sweep && !self.ends.contains_key(&place.array) {
             array.record.remove();
         }
-        let tasks = std::mem::take(&mut member.tasks);
+        let mut tasks = std::mem::take(&mut member.tasks);
+        // What comes after a training in its element never had its turn where that is not done. The training's end is
+        // told first: then it is known why.
+        let kind = array.job.kind;
+        let follows = |task: &usize| self.tasks.get(task).is_some_and(|open| open.kind != kind);
+        tasks.sort_by_key(follows);
+        let led = tasks.iter().any(follows)
+            && member.keys.first().is_some_and(|key| self.store.object(key).is_some());
         if !tasks.is_empty() {
             self.news.extend(lines.into_iter().map(Update::Line));
         }
@@ -222,55 +242,12 @@ impl Slurm {
             let Some(open) = self.tasks.get_mut(&task) else { continue };
             open.left = open.left.saturating_sub(1);
             if open.exit == Exit::Orderly {
-                open.exit = exit.clone();
+                open.exit = if open.kind == kind || led { exit.clone() } else { Exit::Unmet };
             }
             if open.left == 0
                 && let Some(Open { exit, .. }) = self.tasks.remove(&task)
             {
                 self.news.push(Update::Exited { task, exit });
-            }
-        }
-    }
-
-    /// Has Slurm end the elements of withdrawn tasks that no other task waits for.
-    fn take_back(&mut self) {
-        let withdrawn = std::mem::take(&mut self.withdrawn);
-        if withdrawn.is_empty() {
-            return;
-        }
-        let mut unwanted = BTreeSet::new();
-        for (number, array) in self.arrays.iter_mut().enumerate().filter(|(_, array)| array.live > 0) {
-            for (&index, member) in array.elements.iter_mut().filter(|(_, member)| !member.over) {
-                let before = member.tasks.len();
-                member.tasks.retain(|task| !withdrawn.contains(task));
-                if member.tasks.is_empty() && before > 0 {
-                    unwanted.insert(Place { array: number, index });
-                }
-            }
-        }
-        self.end_elements(&unwanted);
-    }
-
-    fn end_elements(&mut self, unwanted: &BTreeSet<Place>) {
-        let mut by_array: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
-        for place in unwanted {
-            by_array.entry(place.array).or_default().push(place.index);
-        }
-        for (number, indices) in by_array {
-            let array = &self.arrays[number];
-            if array.job.sweep == self.sweep && !self.unsent.contains(&number) {
-                // Where the note cannot be written, a later run takes it for somebody else's doing and says so.
-                let _ = array.record.note_cancelled(Some(&indices));
-                // A job that has ended meanwhile is none to cancel, and one that Slurm does not hear of now finds its
-                // inputs missing.
-                // Not by the name: then `scancel` takes those that wait for one, and ends them all.
-                if let Some(id) = array.id {
-                    let jobs = format!("{id}_[{}]", commands::ranges(indices.iter().copied()));
-                    let _ = self.commands.call("scancel", &[&jobs]);
-                }
-            }
-            for index in indices {
-                self.finish(Place { array: number, index }, &Exit::Interrupted, Vec::new());
             }
         }
     }
@@ -280,6 +257,13 @@ impl Array {
     /// As a person names it.
     fn shown(&self) -> String {
         self.id.map_or_else(|| format!("job `{}`", self.record.name), |id| format!("job {id}"))
+    }
+
+    /// What its elements compute.
+    fn what(&self) -> String {
+        let kind = self.job.kind;
+        let followed = kind == StageKind::Train && self.elements.values().any(|member| member.keys.len() > 1);
+        format!("{}{}", kind.name(), if followed { " with evaluate" } else { "" })
     }
 }
 
@@ -301,6 +285,7 @@ impl Executor for Slurm {
         self.take_back();
         self.hand_over()?;
         self.send()?;
+        self.send_ends();
         self.look(patience)?;
         Ok(std::mem::take(&mut self.news))
     }
@@ -314,36 +299,15 @@ impl Executor for Slurm {
 
     /// Cancels what this sweep has in Slurm.
     fn cancel(&mut self, _now: bool) {
-        let live = self.arrays.iter().filter(|array| array.live > 0 && array.job.sweep == self.sweep);
-        for array in live {
-            let _ = array.record.note_cancelled(None);
-            let _ = self.commands.call("scancel", &[&format!("--name={}", array.record.name)]);
-        }
+        self.end_all();
+        self.send_ends();
     }
 }
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        self.take_back(); // what a last failure made useless
+        self.send_last_ends(); // what a last failure made useless
     }
-}
-
-/// Cancels the jobs in `store` of the sweep `sweep`, or of all sweeps; returns those that there were. What runs saves its
-/// work first.
-///
-/// # Errors
-/// Where the records cannot be read or written, or Slurm does not take it.
-pub fn cancel(store: &Store, sweep: Option<&str>) -> Result<Vec<Standing>> {
-    let commands = Commands { folder: None, limit: Patience::default().answer };
-    let ours = |job: &Standing| sweep.is_none_or(|sweep| job.sweep == sweep) && job.over < job.elements;
-    let jobs: Vec<Standing> = standings(store)?.into_iter().filter(ours).collect();
-    for job in &jobs {
-        Record::at(store, &job.name).note_cancelled(None)?;
-        // By its name, which no other job has: a number may be another user's by now.
-        let answer = commands.call("scancel", &[&format!("--name={}", job.name)]);
-        answer.map_err(|trouble| anyhow::anyhow!("{}: {}", job.name, trouble.text()))?;
-    }
-    Ok(jobs)
 }
 
 /// The name of this machine.

@@ -6,10 +6,12 @@
 //!   keys               a line for each element: its index, and the keys of its stages
 //!   script             what was submitted
 //!   id                 the number that Slurm gave it
-//!   cancelled          indices that this program cancelled, a line each, or `all`
+//!   asked              indices that this program wants ended, a line each, or `all`: written before Slurm is told
+//!   cancelled          the same, written once Slurm has taken it
 //!   N.begin            each time that element N began ([`Begin`])
 //!   N.progress         how far it is
 //!   N.end              how it ended ([`End`])
+//!   N.slots            what its slots have gained ([`Slots`])
 //!   N.exit             the exit status of its program, from the script
 //!   N.out              what Slurm and the script said
 //! ```
@@ -26,7 +28,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::{Line, Verdict};
+use super::super::{INTERRUPTED, Line, Verdict};
 use crate::stage::StageKind;
 use crate::store::key::Key;
 use crate::store::{Store, files};
@@ -45,6 +47,9 @@ pub(super) struct Job {
     pub(super) submitted: f64,
     /// Threads of an element.
     pub(super) threads: usize,
+    /// The process that submits it, by the name of the lock that it holds for as long as it lives.
+    #[serde(default)]
+    pub(super) submitter: String,
 }
 
 /// An element began.
@@ -69,6 +74,31 @@ pub(super) struct End {
     pub(super) verdict: Verdict,
     /// What became of each stage.
     pub(super) lines: Vec<Line>,
+}
+
+/// What an element has gained in the slots that its time limit ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Slots {
+    /// How far each stage came.
+    best: BTreeMap<Key, u64>,
+    /// How many stages were finished.
+    finished: usize,
+    /// The last slots, one after the other, that gained nothing.
+    pub(super) idle: u32,
+}
+
+impl Slots {
+    /// One more slot has ended, in which the stages came as far as `reached` and `finished` of them to their end.
+    pub(super) fn count(&mut self, reached: impl IntoIterator<Item = (Key, u64)>, finished: usize) {
+        let mut gained = finished > self.finished;
+        self.finished = self.finished.max(finished);
+        for (key, done) in reached {
+            let best = self.best.entry(key).or_default();
+            gained |= done > *best;
+            *best = done.max(*best);
+        }
+        self.idle = if gained { 0 } else { self.idle + 1 };
+    }
 }
 
 /// The folder of one array.
@@ -228,28 +258,76 @@ impl Record {
         }
     }
 
-    /// Whether this program cancelled an element.
-    pub(super) fn cancelled(&self) -> impl Fn(u32) -> bool + use<> {
-        let text = fs::read_to_string(self.dir.join("cancelled")).unwrap_or_default();
-        let all = text.lines().any(|line| line == "all");
-        let some: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
-        move |index| all || some.contains(&index)
+    /// What the slots of an element have gained.
+    pub(super) fn slots(&self, index: u32) -> Slots {
+        self.json(&format!("{index}.slots")).unwrap_or_default()
     }
 
-    /// Writes down, before it is done, what this program cancels.
-    pub(super) fn note_cancelled(&self, indices: Option<&[u32]>) -> Result<()> {
-        let path = self.dir.join("cancelled");
+    /// Writes down what the slots of an element have gained. Where it cannot be, the count begins anew.
+    pub(super) fn note_slots(&self, index: u32, slots: &Slots) {
+        if let Ok(bytes) = serde_json::to_vec(slots) {
+            let _ = files::write_unsynced(&self.file(index, "slots"), &bytes);
+        }
+    }
+
+    /// Whether an element was cancelled by this program, and Slurm took it.
+    pub(super) fn cancelled(&self) -> impl Fn(u32) -> bool + use<> {
+        let list = self.list("cancelled");
+        move |index| list.has(index)
+    }
+
+    /// Whether this program wants an element ended; Slurm may not have heard of it.
+    pub(super) fn asked(&self) -> impl Fn(u32) -> bool + use<> {
+        let (asked, cancelled) = (self.list("asked"), self.list("cancelled"));
+        move |index| asked.has(index) || cancelled.has(index)
+    }
+
+    /// Writes down what Slurm is about to be told to end; all elements where none are named.
+    pub(super) fn note_asked(&self, indices: Option<&BTreeSet<u32>>) -> Result<()> {
+        self.list_more("asked", indices)
+    }
+
+    /// Takes back that anything shall be ended of which Slurm has not heard.
+    pub(super) fn forget_asked(&self) {
+        let _ = fs::remove_file(self.dir.join("asked")); // where it stays, what begins ends and is submitted again
+    }
+
+    /// Writes down what Slurm was told to end; all elements where none are named.
+    pub(super) fn note_cancelled(&self, indices: Option<&BTreeSet<u32>>) -> Result<()> {
+        self.list_more("cancelled", indices)
+    }
+
+    fn list(&self, name: &str) -> List {
+        let text = fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        List {
+            all: text.lines().any(|line| line == "all"),
+            some: text.lines().filter_map(|line| line.parse().ok()).collect(),
+        }
+    }
+
+    fn list_more(&self, name: &str, indices: Option<&BTreeSet<u32>>) -> Result<()> {
+        let path = self.dir.join(name);
         let mut text = fs::read_to_string(&path).unwrap_or_default();
         match indices {
             None => text.push_str("all\n"),
-            Some(indices) => {
-                for index in indices {
-                    text.push_str(&index.to_string());
-                    text.push('\n');
-                }
-            }
+            Some(indices) => text.extend(indices.iter().map(|index| format!("{index}\n"))),
         }
         files::write_atomic(path, text)
+    }
+
+    /// The elements that are over by their own words: they say so, or their script has ended. What was interrupted goes on
+    /// where Slurm gives it another slot.
+    pub(super) fn ended(&self) -> BTreeSet<u32> {
+        let (ends, exits) = (self.with("end"), self.with("exit"));
+        let interrupted = |index: u32| {
+            ends.contains(&index) && self.end(index).is_some_and(|end| end.verdict == Verdict::Interrupted)
+        };
+        let over = |&index: &u32| {
+            let stopped = interrupted(index);
+            ends.contains(&index) && !stopped
+                || exits.contains(&index) && !(stopped && self.exit(index) == Some(i32::from(INTERRUPTED)))
+        };
+        ends.union(&exits).copied().filter(over).collect()
     }
 
     /// A file of an element.
@@ -267,15 +345,32 @@ impl Record {
     }
 }
 
+/// Indices, or all of them.
+struct List {
+    all: bool,
+    some: BTreeSet<u32>,
+}
+
+impl List {
+    fn has(&self, index: u32) -> bool {
+        self.all || self.some.contains(&index)
+    }
+}
+
 /// A name for a job that no other one has.
 pub(super) fn fresh_name(sweep: &str, kind: StageKind) -> String {
+    format!("sweep-{sweep}-{}-{}", kind.name(), unique())
+}
+
+/// A name that no other process, and no other call, is given.
+pub(super) fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let host = super::host().unwrap_or_default();
     let unique = Key::of(format!("{host} {} {time} {count}", std::process::id()).as_bytes());
-    format!("sweep-{sweep}-{}-{}", kind.name(), &unique.as_str()[..10])
+    unique.as_str()[..10].to_owned()
 }
 
 /// Seconds since 1970.
@@ -343,11 +438,13 @@ pub fn standings(store: &Store) -> Result<Vec<Standing>> {
     let mut found = Vec::new();
     for record in Record::all(store)? {
         let (Some(job), Ok(elements)) = (record.job(), record.elements()) else { continue };
-        let stopped = record.cancelled();
-        let ended: BTreeSet<u32> = record.with("end").union(&record.with("exit")).copied().collect();
+        let (stopped, ended) = (record.cancelled(), record.ended());
         let is_over = |index: &u32| ended.contains(index) || stopped(*index);
         let over = elements.keys().filter(|index| is_over(index)).count();
-        let running = record.with("begin").iter().filter(|index| !is_over(index)).count();
+        // What was interrupted waits for another slot: its next begin takes the word away.
+        let waits = record.with("end");
+        let began = record.with("begin");
+        let running = began.iter().filter(|index| !is_over(index) && !waits.contains(index)).count();
         found.push(Standing {
             id: record.id(),
             name: record.name,

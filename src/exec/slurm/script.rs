@@ -96,12 +96,13 @@ key=$(sed -n "s/^$i \([0-9a-f]*\).*/\1/p" "$job/keys")
 rm -f "$job/$i.exit" "$job/$i.limit"
 child=
 hit=
+ended=
 stop() {{
     hit=1
     [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
 }}
 trap ': >"$job/$i.limit"; stop' USR1
-trap stop TERM INT
+trap 'ended=1; stop' TERM INT
 {before}{container}{program} stage --store {root} --job "$job" --element "$i" --threads {threads} --device {device} --checkpoint-every {every} </dev/null >/dev/null 2>>{logs}/"$key.log" &
 child=$!
 [ -z "$hit" ] || kill -TERM "$child" 2>/dev/null
@@ -115,10 +116,13 @@ while [ -n "$hit" ]; do
     again=$?
     [ "$again" -eq 127 ] || code=$again
 done
-if [ "$code" -eq 130 ] && [ -e "$job/$i.limit" ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$i"; then
-    rm -f "$job/$i.end"
-    exit "$code"
-fi
+# A job that somebody has ended meanwhile must not come back: to requeue it would revive it. What came with the signal is
+# given a moment to be heard.
+again() {{
+    [ "$code" -eq 130 ] && [ -e "$job/$i.limit" ] && sleep 1 && [ -z "$ended" ] &&
+        ! grep -qsx -e all -e "$i" "$job/asked" "$job/cancelled" && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$i"
+}}
+again && exit "$code"
 echo "$code" >"$job/$i.exit"
 exit "$code"
 "#,

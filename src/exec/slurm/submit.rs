@@ -6,9 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::arrays::{self, After, New, Packed, Place, Waits};
-use super::commands::{self, Trouble};
+use super::commands::{self, Limits, Trouble};
 use super::record::{self, Job, Record};
-use super::{ARRAY_MOST, Array, Member, Open, Slurm, script};
+use super::{Array, Member, Open, Slurm, script};
 use crate::exec::{Exit, Task, Update, Verdict};
 use crate::spec::cluster::FILE;
 use crate::stage::StageKind;
@@ -73,12 +73,12 @@ impl Slurm {
         Ok(())
     }
 
-    /// Packs the tasks that were handed over, and submits them.
+    /// Packs the tasks that were handed over, and writes down the arrays that they become.
     pub(super) fn hand_over(&mut self) -> Result<()> {
         if self.fresh.is_empty() {
             return Ok(());
         }
-        let Some(most) = self.array_most()? else { return Ok(()) };
+        let Some(limits) = self.limits()? else { return Ok(()) };
         // Whoever else submits for this store does it before or after, and then one of us finds the other's jobs.
         let lock = self.store.lock_submissions()?;
         self.load()?;
@@ -94,7 +94,8 @@ impl Slurm {
                 continue;
             }
             let fresh = usize::from(!keys.is_empty());
-            self.tasks.insert(task.id, Open { left: left + fresh, exit: Exit::Orderly });
+            let open = Open { kind: task.kind, left: left + fresh, exit: Exit::Orderly };
+            self.tasks.insert(task.id, open);
             if keys.is_empty() {
                 continue;
             }
@@ -103,18 +104,36 @@ impl Slurm {
                 place.or_else(|| packed_at.get(key).map(|&n| After::New(n)))
             });
             let after: Vec<After> = after.collect();
+            let waits_for = |place| self.waits_for(place);
+            let leader = arrays::leader(&new, task.kind, &after, &waits_for)
+                .filter(|&n| self.can_follow(task.kind, new[n].kind, task.shortages));
+            if let Some(n) = leader {
+                packed_at.extend(keys.iter().map(|key| (key.clone(), n)));
+                new[n].keys.extend(keys);
+                new[n].tasks.push(task.id);
+                continue;
+            }
             packed_at.extend(keys.iter().map(|key| (key.clone(), new.len())));
-            new.push(New { keys, kind: task.kind, shortages: task.shortages, after, task: task.id });
+            let (kind, shortages) = (task.kind, task.shortages);
+            new.push(New { keys, kind, shortages, after, tasks: vec![task.id] });
         }
-        let most =
-            |kind: StageKind| self.cluster.request(kind.name()).array_most.map_or(most, |own| own.min(most));
-        let packed = arrays::pack(&new, self.arrays.len(), &most, &|place| self.waits_for(place));
+        let most = |kind: StageKind| {
+            let own = self.cluster.request(kind.name()).array_most;
+            own.map_or(limits.indices, |own| own.min(limits.indices))
+        };
+        let limits = (&most as &dyn Fn(StageKind) -> u32, limits.one_by_one);
+        let packed = arrays::pack(&new, self.arrays.len(), limits, &|place| self.waits_for(place));
         for pack in packed {
             self.announce(pack, &mut new)?;
         }
-        self.send()?;
         drop(lock);
         Ok(())
+    }
+
+    /// Whether stages of one kind that ran out of memory so often may follow those of another in the same element.
+    fn can_follow(&self, kind: StageKind, leader: StageKind, shortages: u32) -> bool {
+        let request = |kind: StageKind| self.cluster.request(kind.name());
+        shortages == 0 && request(leader).serves(request(kind))
     }
 
     /// Has `task` wait for the elements that have stages of it in hand already; returns how many.
@@ -153,45 +172,59 @@ impl Slurm {
         member.is_some_and(|member| !member.over)
     }
 
-    /// The most elements of an array; none while Slurm does not answer.
-    fn array_most(&mut self) -> Result<Option<u32>> {
-        if self.most.is_none() && self.watch.may_ask() {
+    /// What arrays may be like; none while Slurm does not answer.
+    fn limits(&mut self) -> Result<Option<Limits>> {
+        if self.limits.is_none() && self.watch.may_ask() {
             match self.watch.ask_now(&["scontrol", "show", "config"]) {
                 Ok(text) => {
-                    self.most = Some(commands::max_array_size(&text).unwrap_or(ARRAY_MOST));
+                    self.limits = Some(commands::limits(&text));
                     self.news.extend(self.watch.is_up());
                 }
                 Err(Trouble::Refused(text)) => anyhow::bail!(text),
                 Err(trouble) => self.news.extend(self.watch.is_down(&trouble.text())),
             }
         }
-        Ok(self.most)
+        Ok(self.limits)
     }
 
     /// Writes down an array that is about to be submitted.
     fn announce(&mut self, pack: Packed, new: &mut [New]) -> Result<()> {
-        let number = self.arrays.len();
-        let record = Record::at(&self.store, &record::fresh_name(&self.sweep, pack.kind));
-        let threads = self.cluster.request(pack.kind.name()).cpus.unwrap_or(1) as usize;
-        let job = Job { sweep: self.sweep.clone(), kind: pack.kind, submitted: record::now(), threads };
         let mut elements = BTreeMap::new();
         for (index, n) in pack.members {
-            let (keys, tasks) = (std::mem::take(&mut new[n].keys), vec![new[n].task]);
-            for key in &keys {
-                self.places.insert(key.clone(), Place { array: number, index });
-            }
+            let (keys, tasks) = (std::mem::take(&mut new[n].keys), std::mem::take(&mut new[n].tasks));
             elements.insert(index, Member { keys, tasks, ..Member::default() });
         }
-        let keys = elements.iter().map(|(&index, member)| (index, member.keys.clone())).collect();
-        record.announce(&job, &keys)?;
-        self.known.insert(record.name.clone());
+        let number = self.add(pack.kind, pack.waits, pack.shortages, elements)?;
         self.unsent.push_back(number);
+        Ok(())
+    }
+
+    /// Writes down a new array; returns its number.
+    fn add(
+        &mut self,
+        kind: StageKind,
+        waits: Waits,
+        shortages: u32,
+        elements: BTreeMap<u32, Member>,
+    ) -> Result<usize> {
+        let number = self.arrays.len();
+        let record = Record::at(&self.store, &record::fresh_name(&self.sweep, kind));
+        let threads = self.cluster.request(kind.name()).cpus.unwrap_or(1) as usize;
+        let (sweep, submitter) = (self.sweep.clone(), self.submitter.0.clone());
+        let job = Job { sweep, kind, submitted: record::now(), threads, submitter };
+        record.announce(&job, &keys_of(&elements))?;
+        for (&index, member) in &elements {
+            for key in &member.keys {
+                self.places.insert(key.clone(), Place { array: number, index });
+            }
+        }
+        self.known.insert(record.name.clone());
         self.arrays.push(Array {
             record,
             job,
             id: None,
-            waits: pack.waits,
-            shortages: pack.shortages,
+            waits,
+            shortages,
             since: Instant::now(),
             unsure: None,
             live: elements.len(),
@@ -199,12 +232,48 @@ impl Slurm {
             found: false,
             told: BTreeSet::new(),
         });
+        Ok(number)
+    }
+
+    /// Of an unsent array that follows another one element by element, those whose turn it is become an array of their own:
+    /// Slurm may have forgotten what they waited for, and then they would wait for ever.
+    fn set_free(&mut self, number: usize) -> Result<()> {
+        let Waits::ForEach(parent) = self.arrays[number].waits else { return Ok(()) };
+        let is_free = |index: u32| !self.is_live(Place { array: parent, index });
+        let live = self.arrays[number].elements.iter().filter(|(_, member)| !member.over);
+        let free: Vec<u32> = live.map(|(&index, _)| index).filter(|&index| is_free(index)).collect();
+        if free.len() == self.arrays[number].live {
+            self.arrays[number].waits = Waits::ForAll(vec![]);
+        } else if !free.is_empty() {
+            let array = &mut self.arrays[number];
+            let members = free.iter().filter_map(|&index| Some((index, array.elements.remove(&index)?)));
+            let members: BTreeMap<u32, Member> = members.collect();
+            array.live -= members.len();
+            let (kind, shortages) = (array.job.kind, array.shortages);
+            let first = self.add(kind, Waits::ForAll(vec![]), shortages, members)?;
+            let array = &self.arrays[number];
+            array.record.announce(&array.job, &keys_of(&array.elements))?;
+            self.unsent.push_front(first);
+        }
         Ok(())
     }
 
     /// Submits what is written down, as far as Slurm takes it.
     pub(super) fn send(&mut self) -> Result<()> {
+        let Some(&first) = self.unsent.front() else { return Ok(()) };
+        if self.arrays[first].unsure.is_some() || !self.watch.may_send() {
+            return Ok(());
+        }
+        // Whoever cancels this sweep does it before or after.
+        let lock = self.store.lock_submissions()?;
+        let sent = self.send_locked();
+        drop(lock);
+        sent
+    }
+
+    fn send_locked(&mut self) -> Result<()> {
         while let Some(&number) = self.unsent.front() {
+            self.drop_unwanted(number);
             if self.arrays[number].live == 0 {
                 self.unsent.pop_front();
                 self.arrays[number].record.remove();
@@ -214,11 +283,14 @@ impl Slurm {
             if self.arrays[number].unsure.is_some() || !self.watch.may_send() {
                 break;
             }
+            self.set_free(number)?;
+            if self.unsent.front() != Some(&number) {
+                continue;
+            }
             let waits = match &self.arrays[number].waits {
                 Waits::ForAll(places) => {
                     Waits::ForAll(places.iter().copied().filter(|&place| self.is_live(place)).collect())
                 }
-                &Waits::ForEach(parent) if self.arrays[parent].live == 0 => Waits::ForAll(vec![]),
                 each @ Waits::ForEach(_) => each.clone(),
             };
             let unknown = match &waits {
@@ -228,11 +300,16 @@ impl Slurm {
             if unknown {
                 break; // the number of a job that it waits for is not known yet
             }
+            let array = &mut self.arrays[number];
+            if array.elements.len() > array.live {
+                // What is over is none of its elements, also for those who read the record later.
+                array.elements.retain(|_, member| !member.over);
+                array.record.announce(&array.job, &keys_of(&array.elements))?;
+            }
             let size = |array: usize| Some((self.arrays[array].id?, self.arrays[array].elements.len()));
             let dependency = arrays::dependency(&waits, &size);
             let array = &self.arrays[number];
-            let live = array.elements.iter().filter(|(_, member)| !member.over);
-            let elements = live.map(|(&index, member)| (index, member.keys.clone())).collect();
+            let elements = keys_of(&array.elements);
             let request = self.cluster.request(array.job.kind.name());
             let place = (&self.setting, &self.store);
             let text = script::script(
@@ -245,9 +322,21 @@ impl Slurm {
             );
             let path = array.record.write_script(&text)?;
             let answer = self.commands.call("sbatch", &["--parsable", &path.display().to_string()]);
+            self.watch.has_sent();
             self.sent(number, answer, dependency)?;
         }
         Ok(())
+    }
+
+    /// Elements of an unsent array that somebody has cancelled meanwhile are over.
+    fn drop_unwanted(&mut self, number: usize) {
+        let array = &self.arrays[number];
+        let asked = array.record.asked();
+        let live = array.elements.iter().filter(|(_, member)| !member.over).map(|(&index, _)| index);
+        let unwanted: Vec<u32> = live.filter(|&index| asked(index)).collect();
+        for index in unwanted {
+            self.finish(Place { array: number, index }, &Exit::Interrupted, Vec::new());
+        }
     }
 
     /// What `sbatch` said of an array.
@@ -265,9 +354,9 @@ impl Slurm {
                     array.record.confirm(id)?;
                     array.id = Some(id);
                     self.unsent.pop_front();
-                    let (kind, count) = (array.job.kind.name(), array.live);
+                    let (what, count) = (array.what(), array.live);
                     let after = dependency.map(|dependency| format!(", {dependency}")).unwrap_or_default();
-                    self.news.push(Update::Note(format!("job {id}: {kind} ×{count}{after}")));
+                    self.news.push(Update::Note(format!("job {id}: {what} ×{count}{after}")));
                     self.watch.has_taken();
                 }
                 None => array.unsure = Some(array.since),
@@ -294,4 +383,9 @@ impl Slurm {
         }
         Ok(())
     }
+}
+
+/// The stages of elements, as a record has them.
+fn keys_of(elements: &BTreeMap<u32, Member>) -> BTreeMap<u32, Vec<Key>> {
+    elements.iter().map(|(&index, member)| (index, member.keys.clone())).collect()
 }

@@ -1,6 +1,7 @@
 //! The executor against `tests/fixtures/fake_slurm.sh`: a cluster that says and does what each test wants.
 #![cfg(unix)]
 
+mod limits;
 mod recovery;
 
 use std::collections::BTreeSet;
@@ -187,7 +188,12 @@ fn work(store: &Store, record: &Record, index: u32) -> bool {
     let emit = |line: Line| element.hear(&line);
     let worker =
         Worker::new(store, &runner, &emit, &stop, EVERY).in_job(element.queued().clone(), Duration::ZERO);
-    let verdict = worker.work(element.keys()).0;
+    let mut verdict = super::super::Verdict::Done;
+    for keys in element.steps(store) {
+        if verdict == super::super::Verdict::Done {
+            verdict = worker.work(&keys).0;
+        }
+    }
     element.end(store, verdict).is_ok_and(|verdict| verdict == super::super::Verdict::Done)
 }
 
@@ -392,7 +398,8 @@ fn an_element_that_somebody_cancels_is_a_failed_stage_and_its_followers_are_take
 fn what_the_accounting_knows_decides_where_slurm_forgot() {
     let (_dir, store) = store();
     let fake = Fake::new();
-    fake.write("accounts", "100_0|CANCELLED by 1000|None\n");
+    // Of another job that had the number before, nothing is to be learnt.
+    fake.write("accounts", "100_0|CANCELLED by 1000|None|NAME\n100_0|NODE_FAIL|None|sweep-old\n");
     let (summary, _) = on_fake(&fake, &plan(&["forgotten"]), &store, &options(), |_, _| Act::Vanish);
     assert!(message(&summary.outcomes[0]).contains("cancelled, by somebody else"), "{summary:?}");
 }
@@ -456,10 +463,9 @@ fn ten_thousand_stages_are_submitted_and_collected_in_little_time_with_one_quest
             for record in Record::all(store).unwrap() {
                 let (Some(id), Ok(elements)) = (record.id(), record.elements()) else { continue };
                 for (index, keys) in elements {
-                    if published.insert(keys[0].clone()) {
-                        let stored = store.spec(&keys[0]).unwrap();
-                        let work = store.work(&keys[0]).unwrap();
-                        work.commit(&stored, json!(null), Duration::ZERO, 1).unwrap();
+                    for key in keys.iter().filter(|key| published.insert((*key).clone())) {
+                        let work = store.work(key).unwrap();
+                        work.commit(&store.spec(key).unwrap(), json!(null), Duration::ZERO, 1).unwrap();
                     }
                     rows.push(format!("{id}|{index}|COMPLETED|None|{}", record.name));
                 }
@@ -468,7 +474,7 @@ fn ten_thousand_stages_are_submitted_and_collected_in_little_time_with_one_quest
         }
     });
     assert!(summary.complete());
-    assert_eq!(fake.calls("sbatch").len(), 10, "arrays of 1,001 elements at most");
+    assert_eq!(fake.calls("sbatch").len(), 5, "arrays of 1,001 elements at most, evaluations in them");
     assert!(took < 10.0, "{took} s of our own time");
     let text = fs::read_to_string(fake.path("calls")).unwrap();
     let questions: Vec<f64> = text
@@ -485,7 +491,13 @@ fn ten_thousand_stages_are_submitted_and_collected_in_little_time_with_one_quest
 fn records_say_how_jobs_stand_without_slurm() {
     let (_dir, store) = store();
     let record = Record::at(&store, "sweep-a-train-0");
-    let job = Job { sweep: "a".into(), kind: StageKind::Train, submitted: record::now(), threads: 1 };
+    let job = Job {
+        sweep: "a".into(),
+        kind: StageKind::Train,
+        submitted: record::now(),
+        threads: 1,
+        submitter: String::new(),
+    };
     let elements: BTreeMap<u32, Vec<Key>> = (0..4).map(|i| (i, vec![Key::of(&[i as u8])])).collect();
     record.announce(&job, &elements).unwrap();
     assert_eq!(record.elements().unwrap(), elements);
@@ -498,8 +510,23 @@ fn records_say_how_jobs_stand_without_slurm() {
     assert_eq!(standing.id, Some(7), "an element knows the number that a crash lost");
     assert_eq!((standing.running, standing.over, standing.queued()), (1, 1, 2));
     assert_eq!(standing.line(), "job 7: train ×4: 2 queued, 1 running, 1 over");
-    record.note_cancelled(Some(&[2])).unwrap();
+    record.note_asked(Some(&[2].into())).unwrap();
+    assert_eq!(standings(&store).unwrap()[0].over, 1, "Slurm has not taken it yet");
+    record.note_cancelled(Some(&[2].into())).unwrap();
     assert_eq!(standings(&store).unwrap()[0].over, 2);
+    // What was interrupted waits for another slot, and is not over.
+    let interrupted =
+        record::End { at: record::now(), verdict: super::super::Verdict::Interrupted, lines: vec![] };
+    record.note_end(0, &interrupted).unwrap();
+    for exit in [None, Some("130")] {
+        if let Some(code) = exit {
+            files::write_atomic(record.file(0, "exit"), code).unwrap();
+        }
+        let standing = standings(&store).unwrap().remove(0);
+        assert_eq!((standing.running, standing.over, standing.queued()), (0, 2, 2), "{exit:?}");
+    }
+    files::write_atomic(record.file(0, "exit"), "1").unwrap();
+    assert_eq!(standings(&store).unwrap()[0].over, 3, "it did not end as it said");
     record.note_cancelled(None).unwrap();
     assert!(!standings(&store).unwrap()[0].is_live());
     assert!(Path::new(record.dir()).is_absolute());

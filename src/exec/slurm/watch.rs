@@ -1,20 +1,21 @@
 //! Watching jobs: what is asked of Slurm and how often, and what its answers mean for what is waited for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::arrays::Place;
-use super::commands::{self, Commands, Row, SQUEUE, Trouble};
+use super::asking::{Full, Heard};
+use super::commands::{self, Row, SQUEUE};
 use super::state::{Answer, Left, Seen, State, answer, state};
 use super::{Account, Patience, Slurm};
 use crate::exec::{Exit, Line, Update, Verdict};
+use crate::stage::StageKind;
+use crate::store::key::Key;
 
 /// Elements whose progress is read after each look at the queue.
 const PROGRESS_AT_ONCE: usize = 64;
@@ -37,180 +38,40 @@ const STUCK: [&str; 10] = [
     "AssocGrpCPUMinutesLimit",
 ];
 
-/// Questions to Slurm: one at a time, on a thread of its own, no more than one a second.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they say different things, each about one of Slurm's programs"
-)]
-pub(super) struct Watch {
-    commands: Commands,
-    patience: Patience,
-    heard: Receiver<Heard>,
-    tell: Sender<Heard>,
-    /// A question is on its way.
-    asking: bool,
-    /// The next one goes no sooner.
-    next: Instant,
-    interval: Duration,
-    /// Slurm did not answer last time.
-    down: bool,
-    /// It takes no more jobs of this person.
-    full: Option<Full>,
-    /// The accounting is switched off, or does not answer.
-    no_accounts: bool,
-    /// The last question was about accounts.
-    asked_accounts: bool,
-}
-
-/// Until when nothing is submitted, since Slurm took no more jobs of this person.
-struct Full {
-    until: Instant,
-    /// How long it is from one try to the next.
-    wait: Duration,
-}
-
-/// An answer.
-struct Heard {
-    /// When it was asked for: what happened later is not in it.
-    begun: Instant,
-    /// Whether it is the accounting's.
-    accounts: bool,
-    text: Result<String, Trouble>,
-}
-
-impl Watch {
-    pub(super) fn new(commands: Commands, patience: Patience) -> Self {
-        let (tell, heard) = mpsc::channel();
-        Self {
-            commands,
-            patience,
-            heard,
-            tell,
-            asking: false,
-            next: Instant::now(),
-            interval: patience.least,
-            down: false,
-            full: None,
-            no_accounts: false,
-            asked_accounts: false,
-        }
-    }
-
-    /// Whether something may be asked now.
-    pub(super) fn may_ask(&self) -> bool {
-        !self.asking && Instant::now() >= self.next
-    }
-
-    /// Whether something may be submitted now: not while Slurm does not answer, nor right after it took no more.
-    pub(super) fn may_send(&self) -> bool {
-        !self.down && self.full.as_ref().is_none_or(|full| Instant::now() >= full.until)
-    }
-
-    /// Asks, and waits for the answer.
-    pub(super) fn ask_now(&mut self, words: &[&str]) -> Result<String, Trouble> {
-        let begun = Instant::now();
-        let text = self.commands.call(words[0], &words[1..]);
-        self.next = begun + self.patience.least;
-        text
-    }
-
-    fn ask(&mut self, program: &'static str, args: Vec<String>) {
-        let (commands, tell) = (self.commands.clone(), self.tell.clone());
-        let (begun, accounts) = (Instant::now(), program == "sacct");
-        self.asking = true;
-        self.asked_accounts = accounts;
-        self.next = begun + self.patience.least;
-        thread::spawn(move || {
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            let text = commands.call(program, &args);
-            let _ = tell.send(Heard { begun, accounts, text }); // nobody listens only when the run is over
-        });
-    }
-
-    fn hear(&mut self, patience: Duration) -> Option<Heard> {
-        let heard = self.heard.recv_timeout(patience).ok()?;
-        self.asking = false;
-        Some(heard)
-    }
-
-    /// Something happened, or is about to: the next look comes soon.
-    pub(super) fn soon(&mut self) {
-        self.interval = self.patience.least;
-        self.next = self.next.min(Instant::now() + self.patience.least);
-    }
-
-    /// Slurm did not answer; what is to be said of it, the first time.
-    pub(super) fn is_down(&mut self, why: &str) -> Option<Update> {
-        self.interval = (self.interval * 2).clamp(self.patience.least, self.patience.down);
-        self.next = Instant::now() + self.interval;
-        let first = !std::mem::replace(&mut self.down, true);
-        first.then(|| {
-            Update::Note(format!("Slurm does not answer; what runs goes on, and it is asked again: {why}"))
-        })
-    }
-
-    /// Slurm answered; what is to be said of it, where it had not before.
-    pub(super) fn is_up(&mut self) -> Option<Update> {
-        let first = std::mem::replace(&mut self.down, false);
-        first.then(|| Update::Note("Slurm answers again".to_owned()))
-    }
-
-    /// Slurm takes no more jobs of this person; what is to be said of it, once until it takes one. It is tried again ever
-    /// less often.
-    pub(super) fn is_full(&mut self, why: &str) -> Option<Update> {
-        let before = self.full.as_ref().map(|full| full.wait);
-        let wait = before.map_or(self.patience.least, |wait| (2 * wait).min(self.patience.down));
-        self.full = Some(Full { until: Instant::now() + wait, wait });
-        before.is_none().then(|| {
-            Update::Note(format!("Slurm takes no more of your jobs for now; it is tried again: {why}"))
-        })
-    }
-
-    /// Slurm took a job; the next look comes soon.
-    pub(super) fn has_taken(&mut self) {
-        self.full = None;
-        self.soon();
-    }
-
-    /// The next look, after one that had something to tell or had not.
-    fn pace(&mut self, begun: Instant, changed: bool) {
-        self.interval = if changed {
-            self.patience.least
-        } else {
-            (self.interval * 3 / 2).clamp(self.patience.least, self.patience.most)
-        };
-        self.next = self.next.max(begun + self.interval);
-    }
-}
-
 /// What Slurm lists: elements by array and index, and of each array the word for those that it does not list one by one.
+/// An array is known by number and name: once Slurm has begun to count anew, a number may be another job's.
 #[derive(Default)]
 struct Listing<'a> {
-    elements: HashMap<(u64, u32), (&'a str, &'a str)>,
-    rest: HashMap<u64, (&'a str, &'a str)>,
+    elements: HashMap<(u64, &'a str, u32), (&'a str, &'a str)>,
+    rest: HashMap<(u64, &'a str), (&'a str, &'a str)>,
 }
 
 impl<'a> Listing<'a> {
     fn new(rows: &'a [Row]) -> Self {
         let mut listing = Self::default();
         for row in rows {
-            let said = (row.word.as_str(), row.reason.as_str());
+            let (said, array) = ((row.word.as_str(), row.reason.as_str()), (row.id, row.name.as_str()));
             match row.index {
                 Some(index) => {
-                    listing.elements.insert((row.id, index), said);
+                    listing.elements.insert((array.0, array.1, index), said);
                     // Elements that are cancelled before they begin leave no trace in an array of which others are listed.
-                    listing.rest.entry(row.id).or_insert(("CANCELLED", "None"));
+                    listing.rest.entry(array).or_insert(("CANCELLED", "None"));
                 }
-                None => drop(listing.rest.insert(row.id, said)),
+                None => drop(listing.rest.insert(array, said)),
             }
         }
         listing
     }
 
     /// State and reason of an element; `began` says whether it ever did.
-    fn of(&self, id: u64, index: u32, began: impl FnOnce() -> bool) -> Option<(&'a str, &'a str)> {
-        let listed = self.elements.get(&(id, index)).copied();
-        listed.or_else(|| self.rest.get(&id).copied().filter(|_| !began()))
+    fn of(
+        &self,
+        (id, name): (u64, &str),
+        index: u32,
+        began: impl FnOnce() -> bool,
+    ) -> Option<(&'a str, &'a str)> {
+        let listed = self.elements.get(&(id, name, index)).copied();
+        listed.or_else(|| self.rest.get(&(id, name)).copied().filter(|_| !began()))
     }
 }
 
@@ -230,11 +91,19 @@ impl Slurm {
         let patience = if self.news.is_empty() { patience } else { Duration::ZERO };
         let Some(Heard { begun, accounts, text }) = self.watch.hear(patience) else { return Ok(()) };
         match (accounts, text) {
-            (true, Ok(text)) => self.accounted(&text),
-            // A site without accounting, or with one that does not answer: jobs' own words must do.
-            (true, Err(_)) => {
+            (true, Ok(text)) => {
+                self.watch.accounts = None;
+                self.accounted(&text);
+            }
+            // A site without accounting: jobs' own words must do.
+            (true, Err(trouble)) if commands::has_no_accounts(&trouble.clone().text()) => {
                 self.watch.no_accounts = true;
                 self.accounted("");
+            }
+            // It may answer another time; jobs that it is too late for are lost, and submitted again.
+            (true, Err(_)) => {
+                let Patience { least, down, .. } = self.patience;
+                self.watch.accounts = Some(Full::again(self.watch.accounts.as_ref(), least, down));
             }
             (false, Ok(text)) => {
                 self.news.extend(self.watch.is_up());
@@ -256,7 +125,8 @@ impl Slurm {
     /// The elements that Slurm's controller does not know any more, that left no word, and that the accounting was not asked
     /// about yet; none right after it was asked.
     fn unaccounted(&self) -> Vec<String> {
-        if self.watch.no_accounts || self.watch.asked_accounts {
+        let pauses = self.watch.accounts.as_ref().is_some_and(Full::holds);
+        if self.watch.no_accounts || self.watch.asked_accounts || pauses {
             return Vec::new();
         }
         let mut jobs = Vec::new();
@@ -274,16 +144,15 @@ impl Slurm {
 
     /// Takes in what the accounting says; of what it does not name it knows nothing.
     fn accounted(&mut self, text: &str) {
-        let mut said: HashMap<(u64, u32), (String, String)> = HashMap::new();
-        for (id, index, word, reason) in commands::accounts(text) {
-            said.insert((id, index), (word, reason));
-        }
+        let rows = commands::accounts(text);
+        let listing = Listing::new(&rows);
         for array in self.arrays.iter_mut().filter(|array| array.live > 0) {
             let Some(id) = array.id else { continue };
             for (&index, member) in &mut array.elements {
                 if member.account == Account::Wanted {
-                    member.account = match said.remove(&(id, index)) {
-                        Some((word, reason)) => Account::Says(word, reason),
+                    let listed = listing.elements.get(&(id, array.record.name.as_str(), index));
+                    member.account = match listed {
+                        Some(&(word, reason)) => Account::Says(word.to_owned(), reason.to_owned()),
                         None => Account::Silent,
                     };
                 }
@@ -322,11 +191,15 @@ impl Slurm {
             (array.id, array.unsure) = (Some(id), None);
             self.watch.full = None;
             self.unsent.retain(|&other| other != number);
-            let (kind, live) = (array.job.kind.name(), array.live);
-            self.news.push(Update::Note(format!("job {id}: {kind} ×{live}, which Slurm had taken")));
+            let (what, live) = (array.what(), array.live);
+            self.news.push(Update::Note(format!("job {id}: {what} ×{live}, which Slurm had taken")));
             return Ok(true);
         }
         if begun < since + self.patience.unconfirmed {
+            return Ok(false);
+        }
+        if array.found && self.store.is_submitter(&array.job.submitter) {
+            array.unsure = Some(Instant::now()); // another run is about to submit it
             return Ok(false);
         }
         // Slurm has not taken it.
@@ -349,15 +222,19 @@ impl Slurm {
         let Some(id) = array.id.filter(|_| array.live > 0) else { return false };
         let (ends, record) = (array.record.with("end"), array.record.clone());
         let mut cancelled = None;
-        let mut asked = |index| cancelled.get_or_insert_with(|| record.cancelled())(index);
+        let mut asked = |index| cancelled.get_or_insert_with(|| record.asked())(index);
+        let name = record.name.as_str();
+        let remedy = self.cluster.request(array.job.kind.name()).shortage_remedy(array.shortages);
         let mut settles = false;
         let mut over: Vec<(u32, Exit, Vec<Line>)> = Vec::new();
+        let mut idle: Vec<u32> = Vec::new();
         for (&index, member) in array.elements.iter_mut().filter(|(_, member)| !member.over) {
             let began = || record.file(index, "begin").exists();
-            let said = listing.and_then(|listing| listing.of(id, index, began)).or(match &member.account {
-                Account::Says(word, reason) => Some((word.as_str(), reason.as_str())),
-                _ => None,
-            });
+            let said =
+                listing.and_then(|listing| listing.of((id, name), index, began)).or(match &member.account {
+                    Account::Says(word, reason) => Some((word.as_str(), reason.as_str())),
+                    _ => None,
+                });
             let listed = said.map(|(word, reason)| state(word, reason));
             let end = if ends.contains(&index) { record.end(index) } else { None };
             let left = end.as_ref().map(|end| match end.verdict {
@@ -398,13 +275,20 @@ impl Slurm {
                 code,
                 memory: memory.as_deref(),
                 finished,
-                saved: gone && member.keys.iter().any(|key| self.store.is_begun(key)),
+                saved: gone
+                    && member
+                        .keys
+                        .iter()
+                        .any(|key| self.store.is_begun(key) || self.store.object(key).is_some()),
                 asked: gone && asked(index),
                 late: member.ended.is_some_and(|since| since.elapsed() >= self.patience.late),
             };
             match answer(&seen) {
                 Answer::Waits => {
                     member.runs = false;
+                    if reason == "Dependency" {
+                        idle.push(index);
+                    }
                     let stuck = STUCK.contains(&reason) || listed == Some(State::Held);
                     if stuck && array.told.insert(reason.to_owned()) {
                         let what =
@@ -415,13 +299,19 @@ impl Slurm {
                     }
                 }
                 Answer::Runs => {
+                    member.idle = None;
                     if listed == Some(State::Unknown) && array.told.insert(word.to_owned()) {
                         let text = format!("job {job} is in a state that this program does not know, {word}");
                         self.news.push(Update::Note(text));
                     }
                     if !std::mem::replace(&mut member.runs, true) {
                         let threads = array.job.threads;
-                        self.news.extend(member.tasks.iter().map(|&task| Update::Started { task, threads }));
+                        // What follows in the same element begins later.
+                        let leads = |task: &&usize| {
+                            self.tasks.get(task).is_some_and(|open| open.kind == array.job.kind)
+                        };
+                        let leads = member.tasks.iter().filter(leads);
+                        self.news.extend(leads.map(|&task| Update::Started { task, threads }));
                     }
                 }
                 Answer::Settles => {
@@ -432,8 +322,18 @@ impl Slurm {
                 }
                 Answer::Over(exit) => {
                     // What is in the store did not fail, whatever came after.
-                    let lines = end.filter(|_| !finished || left == Some(Left::Done));
-                    over.push((index, exit, lines.map(|end| end.lines).unwrap_or_default()));
+                    let said = end.filter(|_| !finished || left == Some(Left::Done));
+                    let mut lines = said.map(|end| end.lines).unwrap_or_default();
+                    if matches!(exit, Exit::Continues(_)) {
+                        lines.extend(record.progress(index)); // how far it came tells whether to go on
+                    }
+                    let exit = match (exit, &remedy) {
+                        (Exit::OutOfMemory(text), Some(remedy)) => {
+                            Exit::OutOfMemory(format!("{text}; {remedy}"))
+                        }
+                        (exit, _) => exit,
+                    };
+                    over.push((index, exit, lines));
                 }
             }
         }
@@ -446,18 +346,77 @@ impl Slurm {
             }
             self.finish(place, &exit, lines);
         }
+        self.wake(number, &idle);
         settles
+    }
+
+    /// Takes elements back that Slurm has wait for what has long been over: where it has forgotten that, they would wait for
+    /// ever. They are handed over again.
+    fn wake(&mut self, number: usize, waiting: &[u32]) {
+        if self.arrays[number].job.sweep != self.sweep {
+            return; // another sweep's are its own to take back
+        }
+        let mut idle = BTreeSet::new();
+        for &index in waiting {
+            let place = Place { array: number, index };
+            let free = self.waits_for(place).is_empty();
+            let array = &mut self.arrays[number];
+            let Some(member) = array.elements.get_mut(&index) else { continue };
+            if !free {
+                member.idle = None;
+                continue;
+            }
+            let since = *member.idle.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.patience.late {
+                continue;
+            }
+            // What an earlier run had it wait for is not known: then the store says whether that is there.
+            let is_there = |key: &Key| {
+                let spec = self.store.spec(key);
+                spec.is_ok_and(|stored| {
+                    stored.spec.parents.iter().all(|p| self.store.object(&p.key).is_some())
+                })
+            };
+            if array.found && !member.keys.first().is_some_and(is_there) {
+                member.idle = None;
+                continue;
+            }
+            if array.told.insert("idle".to_owned()) {
+                let job = array.shown();
+                self.news.push(Update::Note(format!(
+                    "{job} waits in Slurm for what is over: such elements are taken back and submitted again"
+                )));
+            }
+            idle.insert(index);
+        }
+        if idle.is_empty() {
+            return;
+        }
+        self.ask_to_end(number, &idle);
+        for index in idle {
+            self.finish(Place { array: number, index }, &Exit::Unmet, Vec::new());
+        }
     }
 
     /// Tells how far some of those that run are.
     fn read_progress(&mut self) {
         let running = self.arrays.iter().filter(|array| array.live > 0).flat_map(|array| {
             let running = array.elements.iter().filter(|(_, member)| member.runs && !member.over);
-            running.filter(|(_, member)| !member.tasks.is_empty()).map(|(&index, _)| (&array.record, index))
+            running
+                .filter(|(_, member)| !member.tasks.is_empty())
+                .map(move |(&index, member)| (array, index, member))
         });
-        let lines: Vec<Line> =
-            running.take(PROGRESS_AT_ONCE).flat_map(|(record, index)| record.progress(index)).collect();
-        self.news.extend(lines.into_iter().map(Update::Line));
+        for (array, index, member) in running.take(PROGRESS_AT_ONCE) {
+            let lines = array.record.progress(index);
+            let follows = |key: &Key| member.keys.first() != Some(key) && array.job.kind == StageKind::Train;
+            if lines.iter().any(|line| follows(&line.key)) {
+                let is_next =
+                    |task: &&usize| self.tasks.get(task).is_some_and(|open| open.kind != array.job.kind);
+                let (next, threads) = (member.tasks.iter().filter(is_next), array.job.threads);
+                self.news.extend(next.map(|&task| Update::Started { task, threads }));
+            }
+            self.news.extend(lines.into_iter().map(Update::Line));
+        }
     }
 }
 

@@ -43,6 +43,9 @@ fn a_submission_that_was_not_taken_is_made_again_and_one_that_is_refused_is_not(
         fake.write("fail.sbatch", &format!("sbatch: error: {answer}"));
         let (summary, notes) = thread::scope(|scope| {
             scope.spawn(|| {
+                while fake.calls("sbatch").is_empty() {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 thread::sleep(Duration::from_millis(300));
                 fs::remove_file(fake.path("fail.sbatch")).unwrap();
             });
@@ -119,7 +122,13 @@ fn a_crash_around_a_submission_neither_doubles_nor_loses_it() {
         let key = plan.stages[0].key.clone();
         store.write_spec(&key, "data", &plan.spec(0)).unwrap();
         let record = Record::at(&store, "sweep-test-train-0123456789");
-        let job = Job { sweep: "test".into(), kind: StageKind::Train, submitted: record::now(), threads: 3 };
+        let job = Job {
+            sweep: "test".into(),
+            kind: StageKind::Train,
+            submitted: record::now(),
+            threads: 3,
+            submitter: String::new(),
+        };
         record.announce(&job, &[(0, vec![key])].into()).unwrap();
         if taken {
             files::create_folder(fake.path("jobs/100/e")).unwrap();
