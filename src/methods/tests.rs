@@ -9,7 +9,9 @@ use super::mcsd::{Config, Outputs, step_loss};
 use crate::ops::{Mode, Tape};
 use crate::spec::settings::{FeatureLoss, Method, Preset, SupervisedLoss, TestStream};
 
+mod levels;
 mod others;
+mod steps;
 
 fn fixture() -> HashMap<String, Tensor> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/methods.safetensors");
@@ -64,12 +66,10 @@ fn check(
     assert!((found - expected).abs() < 1e-5, "{case}: loss {found}, PyTorch {expected}");
 
     let gradients = tape.backward(&losses.total).unwrap();
-    for n in ["f_labelled", "f_weak", "f_strong0", "g_labelled", "g_weak"] {
+    for n in ["f_labelled", "f_weak", "f_strong0", "f_strong1", "g_labelled", "g_weak"] {
         let expected = values(&fixture[&format!("{case}/{n}")]);
-        let found = match gradients.get(&fixture[&name(n)]) {
-            Some(gradient) => values(&gradient.narrow(0, 0, 1).unwrap().narrow(2, 3, 1).unwrap()),
-            None => vec![0.0; expected.len()],
-        };
+        let found = gradients.get(&fixture[&name(n)]).map_or_else(|| vec![0.0; expected.len()], values);
+        assert_eq!(found.len(), expected.len(), "{case}: all of the gradient of {n}");
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-6, "{case}: gradient of {n}: {found}, PyTorch {expected}");
         }
