@@ -10,13 +10,19 @@ base:
   label_ratio: 2 cases
   size: 32
   dfm: false
+  timesteps: [50]
+  blocks: [0, 2]
+  feature_dim: 4
   tau: 0.3
   unet: { channels: [4, 4, 8, 8, 8] }
   swin: { channels: 12 }
+  diffusion: { channel_mult: [1, 1], res_blocks: 1, attention: [2], iterations: 2, batch: 2 }
   bcp: { pretrain: 3 }
   train: { iterations: 4, batch: 2, validate_every: 3 }
 grid:
   method: [supervised, mean_teacher, ua_mt, urpc, cps, cross_teaching, mc_net, mc_net_plus, bcp, sc_ssl, unimatch, mcsd]
+include:
+  - { method: mcsd, dfm: true }
 ";
 
 fn sweep(dir: &std::path::Path, args: &[&str]) -> (i32, String, String) {
@@ -47,7 +53,7 @@ fn every_method_runs_from_a_sweep_file() {
         assert!((0.0..=100.0).contains(&dice), "{}: {dice}", cells[method]);
         seen += 1;
     }
-    assert_eq!(seen, 12, "a row for each method");
+    assert_eq!(seen, 13, "a row for each method, and one for MCSD with features");
 }
 
 #[test]

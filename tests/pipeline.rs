@@ -121,13 +121,15 @@ fn every_choice_of_mcsd_runs() {
     let (base, _) = SWEEP.split_once("grid:").expect("the sweep has a grid");
     let sweep = format!(
         "{base}zip:
-  mcsd.feature_loss: [literal, fused, mutual, fused]
-  mcsd.test_stream: [mean, feature, image, mean]
-  features.mode: [cached, online, online, cached]
-  features.reduction: [learned, fixed_random, learned, learned]
+  mcsd.feature_loss: [literal, fused, mutual, fused, mutual]
+  mcsd.test_stream: [mean, feature, image, mean, feature]
+  features.mode: [cached, online, online, cached, cached]
+  features.reduction: [learned, fixed_random, learned, learned, per_image_random]
 include:
   - {{ method: supervised, train.loss: ce, evaluate.empty: diagonal, evaluate.select: last }}
   - {{ diffusion.iterations: 0 }}
+  - {{ features.aligned: false }}
+  - {{ mcsd.feature_dropout: true, augment.quantise: false }}
   - {{ diffusion.resblock_updown: false, diffusion.scale_shift_norm: false }}
   - {{ train.precision: bf16, diffusion.precision: tf32 }}
 "
@@ -137,7 +139,7 @@ include:
     let (code, out, err) = folder.run(&["run", "tiny.yaml"]);
     assert_eq!(code, 0, "{out}\n{err}");
     let points = fs::read_to_string(folder.path("results/tiny/points.csv")).expect("the frame");
-    assert_eq!(points.matches(",done,").count(), 8, "{points}");
+    assert_eq!(points.matches(",done,").count(), 11, "{points}");
     let logs = fs::read_dir(folder.path("results/.store/logs")).expect("the logs").flatten();
     let logs: String = logs.map(|log| fs::read_to_string(log.path()).expect("readable")).collect();
     for (precision, stages) in [("bf16", 1), ("tf32", 3)] {
