@@ -115,7 +115,7 @@ fn cost(work: Work, disk: f64, memory: f64) -> StageCost {
 pub fn prepare(facts: &Facts) -> StageCost {
     let volumes: usize = facts.volumes.iter().sum();
     let disk = facts.bytes() + 160.0 * volumes as f64 + 8.0 * facts.slices[0] as f64;
-    cost(Work { flops: 0.0, bytes: 2.0 * facts.bytes() }, disk, 1.3 * facts.bytes())
+    cost(Work::moved(2.0 * facts.bytes()), disk, 1.3 * facts.bytes())
 }
 
 /// One step of the pre-training, `diffusion.batch` images of `side`².
@@ -150,7 +150,7 @@ pub fn features(settings: &DiffusionSettings, side: usize, block: usize, facts: 
     let slices = facts.slices[0] as f64;
     let net = diffusion(settings, side, Some(block + 1));
     let passes = (slices / SLICES_AT_ONCE).ceil();
-    let weights = Work { flops: 0.0, bytes: FLOAT * net.parameters };
+    let weights = Work::moved(FLOAT * net.parameters);
     let map = blocks(settings, side).get(block).map_or(0, |map| map.channels * map.side * map.side);
     let work = net.forward(slices) + weights * (passes - 1.0).max(0.0);
     let whole = diffusion(settings, side, None);
@@ -186,15 +186,13 @@ pub fn reduction(settings: &Settings, batch: f64, backward: bool) -> Work {
     for (channels, side) in maps {
         let pixels = (side * side) as f64;
         let flops = 2.0 * (channels * dim) as f64 * pixels;
-        work += Work { flops, bytes: FLOAT * (channels + dim) as f64 * pixels };
-        if backward {
-            work += Work { flops, bytes: FLOAT * (channels + dim) as f64 * pixels };
-        }
+        let one = Work::done(flops, FLOAT * (channels + dim) as f64 * pixels);
+        work += one * if backward { 2.0 } else { 1.0 };
         if !sides.contains(&side) {
             sides.push(side);
             // Sampled to full size, and added to the sum.
             let resized = FLOAT * dim as f64 * pixels + full;
-            work += Work { flops: 0.0, bytes: (resized + 2.0 * full) * if backward { 2.0 } else { 1.0 } };
+            work += Work::moved((resized + 2.0 * full) * if backward { 2.0 } else { 1.0 });
         }
     }
     work * batch
@@ -208,7 +206,7 @@ pub fn reduction_at_full_size(settings: &Settings, batch: f64) -> Work {
     let small: f64 = maps.iter().map(|(channels, side)| (channels * side * side) as f64).sum();
     let large = channels as f64 * pixels;
     let flops = 2.0 * channels as f64 * dim * pixels;
-    Work { flops, bytes: FLOAT * (small + 4.0 * large + dim * pixels) } * batch
+    Work::done(flops, FLOAT * (small + 4.0 * large + dim * pixels)) * batch
 }
 
 /// One training step of the method, `train.batch` slices of each kind that it uses; feature maps come from the cache

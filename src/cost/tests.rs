@@ -69,6 +69,36 @@ fn operations_are_those_that_pytorch_counts() {
     }
 }
 
+#[test]
+fn winograd_takes_16_products_where_the_direct_way_takes_36() {
+    let step = |net: Network, batch: f64| net.forward(batch) + net.backward(batch, false);
+    let unet = |side| unet(1, 4, &paper_unet(), side);
+    let lite = diffusion(&settings(Preset::Lite, Method::Mcsd).diffusion, 64, None);
+    for (work, gigas) in [(step(unet(256), 4.0), 32.5), (step(unet(64), 8.0), 4.07), (step(lite, 4.0), 49.6)]
+    {
+        assert!((work.winograd / 1e9 - gigas).abs() < 0.01 * gigas, "{} for {gigas}", work.winograd / 1e9);
+        assert!(work.winograd > 16.0 / 36.0 * work.flops, "first, last and 1×1 layers are not Winograd's");
+    }
+    // Maps of one pixel fill a quarter of a tile.
+    let (one, two) = (unet(16), unet(32));
+    assert!(4.0 * one.forward(1.0).winograd > two.forward(1.0).winograd);
+    assert_eq!(4.0 * one.forward(1.0).flops, two.forward(1.0).flops);
+}
+
+#[test]
+fn what_is_fused_moves_nothing_of_its_own() {
+    let with = |dropout| {
+        let settings = DiffusionSettings { dropout, ..settings(Preset::Lite, Method::Mcsd).diffusion };
+        diffusion(&settings, 64, None)
+    };
+    assert_eq!(with(0.0), with(0.1), "dropout is a part of the norm before it");
+    let apart = DiffusionSettings { scale_shift_norm: false, ..plain() };
+    let fused = DiffusionSettings { scale_shift_norm: true, ..plain() };
+    let bytes = |settings: &DiffusionSettings| diffusion(settings, 64, None).forward(1.0).bytes;
+    let weights = |settings: &DiffusionSettings| 4.0 * diffusion(settings, 64, None).parameters;
+    assert!(bytes(&fused) - weights(&fused) < bytes(&apart) - weights(&apart));
+}
+
 fn sizes(params: &Params) -> [f64; 3] {
     let buffers: usize = params.buffers().map(candle_core::Tensor::elem_count).sum();
     [params.count() as f64, buffers as f64, params.named().count() as f64]
