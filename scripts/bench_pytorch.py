@@ -19,7 +19,9 @@ extraction           the decoder blocks 2, 4 and 6 of that model at one diffusio
 PyTorch runs eager, in float32, with its defaults; `--channels-last` gives its convolutions that layout. On a GPU
 (`--device cuda`; scripts/gpu_check.py calls it so) there are `--precision tf32|bf16` and `--compile` beside. Time is the
 median step, over rounds that alternate. Memory is of the process (VmHWM): `total`, and `above` what it was after the
-imports and before anything was built. Ours are the same two. Needs torch, and the program (`cargo build --release`).
+imports and before anything was built. Ours are the same two. Beside them stand the counts of the program (`sweep bench`):
+operations of the direct way and of Winograd's, bytes, and the floor, the larger of the latter two at the rates of a large
+matrix product and a large copy with the same threads. Needs torch, and the program (`cargo build --release`).
 """
 
 import argparse
@@ -337,6 +339,17 @@ def ours(name, batch, side, threads, args):
     return run([*command, "--seconds", str(args.seconds)], {"RAYON_NUM_THREADS": str(threads)})
 
 
+def rates(threads, args):
+    """Operations and bytes a second of this machine, as the program measures them."""
+    command = [args.sweep, "bench", "augment", "--seconds", "0", "--threads", str(threads), "--json"]
+    return run(command)["rates"]
+
+
+def floor(own, rates):
+    """Milliseconds that the operations and bytes of our step take at these rates."""
+    return 1e3 * max(own["winograd"] / rates["flops"], own["bytes"] / rates["bytes"])
+
+
 def compare(name, batch, side, threads, args):
     """Rounds in turn: (theirs, ours), each the medians over its rounds; and the ratios of ours to theirs."""
     sides = ([], [])
@@ -353,6 +366,7 @@ def compare(name, batch, side, threads, args):
             "above": max(r["memory_peak"] - r["memory_before"] for r in rounds),
         })
     torch, own = found
+    own |= {count: sides[1][0][count] for count in ("flops", "winograd", "bytes")}
     # Of the extraction's model PyTorch holds what it computes with alone.
     same = name == "extraction" or torch["parameters"] == own["parameters"]
     assert same, f"{name}: {torch['parameters']} and {own['parameters']} parameters"
@@ -360,8 +374,9 @@ def compare(name, batch, side, threads, args):
     return {"case": name, "batch": batch, "size": side, "threads": threads, "torch": torch, "ours": own, "ratio": ratios}
 
 
-HEAD = ("case", "batch", "threads", "PyTorch", "ours", "ratio", "of min", "PyTorch MB", "ours MB", "above", "total")
-ROW = "{:20} {:>7} {:>7} {:>9} {:>9} {:>6} {:>6} {:>15} {:>12} {:>6} {:>6}"
+HEAD = ("case", "batch", "threads", "PyTorch", "ours", "ratio", "of min", "floor", "GFLOP", "Winograd", "GB",
+        "PyTorch MB", "ours MB", "above", "total")
+ROW = "{:20} {:>7} {:>7} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8} {:>6} {:>15} {:>12} {:>6} {:>6}"
 
 
 def row(found):
@@ -369,7 +384,8 @@ def row(found):
     mb = lambda side: f"{side['above'] / 1e6:.0f} of {side['total'] / 1e6:.0f}"
     return ROW.format(
         found["case"], f"{found['batch']}x{found['size']}", found["threads"], f"{torch['median'] * 1e3:.1f}",
-        f"{own['median'] * 1e3:.1f}", f"{ratio['median']:.2f}", f"{ratio['min']:.2f}", mb(torch), mb(own),
+        f"{own['median'] * 1e3:.1f}", f"{ratio['median']:.2f}", f"{ratio['min']:.2f}", f"{found['floor']:.1f}",
+        f"{own['flops'] / 1e9:.2f}", f"{own['winograd'] / 1e9:.2f}", f"{own['bytes'] / 1e9:.2f}", mb(torch), mb(own),
         f"{ratio['above']:.2f}", f"{ratio['total']:.2f}",
     )
 
@@ -399,13 +415,17 @@ def main():
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
     found = []
+    all_threads = [int(threads) for threads in args.threads.split(",")]
+    at_best = {threads: rates(threads, args) for threads in all_threads}
     if not args.json:
         print("Times in ms, medians; memory at the peak, `above` the start of all; ratios are ours / PyTorch.")
         print(ROW.format(*HEAD))
     for name in names:
         for batch, side in CASES[name][0]:
-            for threads in map(int, args.threads.split(",")):
-                found.append(compare(name, batch, side, threads, args))
+            for threads in all_threads:
+                one = compare(name, batch, side, threads, args)
+                one |= {"rates": at_best[threads], "floor": floor(one["ours"], at_best[threads])}
+                found.append(one)
                 if not args.json:
                     print(row(found[-1]), flush=True)
     if args.json:

@@ -6,6 +6,7 @@ pub mod check;
 pub mod follow;
 mod loading;
 pub mod machine;
+pub mod parts;
 
 use std::time::{Duration, Instant};
 
@@ -164,8 +165,10 @@ pub struct Measured {
     pub min: f64,
     /// Half the distance of the quartiles, over the median.
     pub spread: f64,
-    /// Operations of a step.
+    /// Operations of a step as PyTorch counts them.
     pub flops: f64,
+    /// The same where 3×3 convolutions are Winograd's: see [`Work::winograd`].
+    pub winograd: f64,
     /// Bytes that a step moves, without caches.
     pub bytes: f64,
     /// Bytes of the process before the case was built, ...
@@ -230,6 +233,7 @@ pub fn measure(case: &Case, batch: usize, size: usize, length: Length) -> Result
         min: times[0],
         spread: (quantile(&times, 0.75) - quantile(&times, 0.25)) / 2.0 / median,
         flops: work.flops,
+        winograd: work.winograd,
         bytes: work.bytes,
         memory_before: before.map(|memory| memory.now),
         memory_peak: after.map(|memory| memory.peak),

@@ -17,7 +17,7 @@ use crate::methods::batch::{Batch, FeatureMaps, Maps, StrongViews, View};
 use crate::methods::{self, CLASSES, Step};
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
-use crate::ops::{AdamW, Mode, Place, Sgd, Tape, Var, ema, softmax_eval};
+use crate::ops::{AdamW, Mode, Place, Sgd, Tape, Var, softmax_eval};
 use crate::rng::stream;
 use crate::spec::settings::{Method, Preset, Settings};
 use crate::train::features::FeatureSource;
@@ -40,7 +40,7 @@ pub(super) fn numbers(name: &str, shape: &[usize]) -> Result<Tensor> {
 }
 
 /// Numbers below `end`.
-fn labels(name: &str, shape: (usize, usize, usize), end: u8) -> Result<Tensor> {
+pub(super) fn labels(name: &str, shape: (usize, usize, usize), end: u8) -> Result<Tensor> {
     let mut rng = stream(0, name, 0);
     let values: Vec<u8> = (0..shape.0 * shape.1 * shape.2).map(|_| rng.random_range(0..end)).collect();
     Place::current().put(&Tensor::from_vec(values, shape, &Device::Cpu)?)
@@ -107,7 +107,7 @@ fn maps(shapes: &[BlockShape], batch: usize) -> Result<Vec<Tensor>> {
 }
 
 /// Images with features that were moved as they were.
-fn view(settings: &Settings, shapes: &[BlockShape], name: &str) -> Result<View> {
+pub(super) fn view(settings: &Settings, shapes: &[BlockShape], name: &str) -> Result<View> {
     let (batch, size) = (settings.train.batch, settings.size);
     let mut rng = stream(0, name, 1);
     let grids: Vec<f32> =
@@ -177,8 +177,7 @@ pub(super) fn diffusion_step(preset: Preset, batch: usize, size: usize) -> Resul
         index += 1;
         let loss = training_loss(&tape, &net, &schedule, &images, &t, &noise)?;
         let gradients = tape.backward(&loss.loss)?;
-        adam.step(params.trainable(), &gradients, lr)?;
-        ema(average.trainable(), params.trainable(), decay)
+        adam.step_and_average(params.trainable(), &gradients, lr, average.trainable(), decay)
     };
     Ok(Prepared { step: Box::new(step), repeats: 1, work, parameters, memory: Some(memory) })
 }
@@ -286,7 +285,7 @@ pub(super) fn augment(batch: usize, size: usize) -> Result<Prepared> {
     Ok(Prepared {
         step: Box::new(step),
         repeats: SAMPLES,
-        work: Work { flops: 0.0, bytes },
+        work: Work::moved(bytes),
         parameters: 0,
         memory: None,
     })
@@ -307,11 +306,5 @@ pub(super) fn batch(batch: usize, size: usize) -> Result<Prepared> {
         Ok(())
     };
     let bytes = 4.0 * (batch * 20 * size * size) as f64;
-    Ok(Prepared {
-        step: Box::new(step),
-        repeats: 1,
-        work: Work { flops: 0.0, bytes },
-        parameters: 0,
-        memory: None,
-    })
+    Ok(Prepared { step: Box::new(step), repeats: 1, work: Work::moved(bytes), parameters: 0, memory: None })
 }

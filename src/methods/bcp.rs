@@ -26,16 +26,16 @@ pub struct Bcp {
 }
 
 /// Which pixels stay (M = 1) and which are pasted in (M = 0).
-pub(super) struct Mask {
+pub(crate) struct Mask {
     /// M, u8 `[B, S, S]`.
-    pub(super) stays: Tensor,
+    pub(crate) stays: Tensor,
     /// 1 − M.
-    pub(super) comes: Tensor,
+    pub(crate) comes: Tensor,
 }
 
 impl Mask {
     /// One box of ⌊⅔S⌋ on a side at a uniform corner, the same for all of `count` images, in the thread's place.
-    pub(super) fn draw(rng: &mut impl Rng, count: usize, side: usize) -> Result<Self> {
+    pub(crate) fn draw(rng: &mut impl Rng, count: usize, side: usize) -> Result<Self> {
         let inner = 2 * side / 3;
         let (y, x) = (rng.random_range(0..side - inner), rng.random_range(0..side - inner));
         let inside =
@@ -48,7 +48,7 @@ impl Mask {
     }
 
     /// M·a + (1 − M)·b of images `[B, 1, S, S]`.
-    fn paste(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    pub(crate) fn paste(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok(self.stays.unsqueeze(1)?.where_cond(a, b)?)
     }
 }
@@ -128,7 +128,7 @@ pub(super) fn halves(batch: &Tensor) -> Result<[Tensor; 2]> {
 }
 
 /// ½Σ w·[Dice + CE] over the pixels that stay (first label and weight) and those that come (second ones).
-pub(super) fn mixed(
+pub(crate) fn mixed(
     tape: &Tape,
     logits: &Var,
     mask: &Mask,

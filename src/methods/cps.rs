@@ -51,13 +51,13 @@ impl Method for Cps {
 
 /// How a network is held to the other's pseudo-labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Against {
+pub(crate) enum Against {
     CrossEntropy,
     Dice,
 }
 
 /// L = Σ_k [ℓ_sup(k) + λ·d(logits_k(u), ŷ_other)], from each network's logits of (labelled, unlabelled) images.
-pub(super) fn step_loss(
+pub(crate) fn step_loss(
     tape: &Tape,
     outputs: &[[Var; 2]; 2],
     target: &Tensor,

@@ -51,7 +51,7 @@ impl Method for McNetMethod {
 
 /// L = Σ_d ℓ_sup(d) + λ·Σ_{i≠j} mean[(p_i − sharpened p_j)²] over the whole batch, from each decoder's logits of it; the
 /// labelled images come first.
-pub(super) fn step_loss(
+pub(crate) fn step_loss(
     tape: &Tape,
     all: &[Var],
     target: &Tensor,

@@ -94,6 +94,6 @@ impl Method for MeanTeacher {
 }
 
 /// mean[(p_s − p_t)²] over batch, classes and pixels.
-pub(super) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor) -> Result<Var> {
+pub(crate) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor) -> Result<Var> {
     tape.mse(&tape.softmax(logits)?, taught)
 }

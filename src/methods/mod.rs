@@ -15,9 +15,9 @@ pub mod sc_ssl;
 pub mod unimatch;
 pub mod mcsd;
 mod average;
-mod components;
+pub(crate) mod components;
 mod per_image;
-mod pseudo;
+pub(crate) mod pseudo;
 mod ramp;
 
 #[cfg(test)]
@@ -188,7 +188,7 @@ fn teach(net: &UNet, image: &Tensor, seed: u64) -> Result<Tensor> {
 }
 
 /// `image` with clipped normal noise of the stream (seed, purpose, index).
-fn noisy(image: &Tensor, seed: u64, purpose: &str, index: u64) -> Result<Tensor> {
+pub(crate) fn noisy(image: &Tensor, seed: u64, purpose: &str, index: u64) -> Result<Tensor> {
     let noise = Place::current().put(&normal(&mut stream(seed, purpose, index), image.dims())?)?;
     let (deviation, cut) = NOISE;
     Ok((image + (noise * deviation)?.clamp(-cut, cut)?)?)

@@ -58,9 +58,9 @@ impl Learnt {
 
 /// Pixels that take part in the contrast: (image, place), and their classes.
 #[derive(Default)]
-pub(super) struct Chosen {
-    pub(super) pixels: Vec<(usize, usize)>,
-    pub(super) classes: Vec<u8>,
+pub(crate) struct Chosen {
+    pub(crate) pixels: Vec<(usize, usize)>,
+    pub(crate) classes: Vec<u8>,
 }
 
 impl ScSsl {
@@ -129,7 +129,7 @@ impl Method for ScSsl {
 
 /// L = Σ_k {ℓ_sup(k) + λ·[Dice(p_k, ŷ) + ½(1 − SSIM(p_k, q))]} + ℓ_sup(corrector), without the contrast; `goal` are the
 /// corrector's logits of the unlabelled images, q their softmax and ŷ their classes.
-pub(super) fn step_loss(
+pub(crate) fn step_loss(
     tape: &Tape,
     outputs: &[[Var; 2]; 2],
     corrected: &Var,
@@ -158,7 +158,7 @@ pub(super) fn step_loss(
 }
 
 /// Up to 64 pixels of each class, drawn from those whose target is sure.
-pub(super) fn choose(goal: &Tensor, seed: u64, step: Step) -> Result<Chosen> {
+pub(crate) fn choose(goal: &Tensor, seed: u64, step: Step) -> Result<Chosen> {
     let (label, confidence) = softmax_confidence(goal)?;
     let plane = label.elem_count() / label.dim(0)?;
     let (label, confidence) = (label.flatten_all()?.to_vec1::<u8>()?, confidence.to_dtype(DType::F32)?);

@@ -75,14 +75,14 @@ impl Method for UaMt {
 
 /// u8 `[B, S, S]`: 1 where U = −Σ p̄ ln(p̄ + 1e-6) lies below H(i) = (0.75 + ¼·exp(−5(1 − i/I)²))·ln 2 (for two classes,
 /// though there are four).
-pub(super) fn certain(mean: &Tensor, step: Step) -> Result<Tensor> {
+pub(crate) fn certain(mean: &Tensor, step: Step) -> Result<Tensor> {
     let uncertainty = (mean * (mean + 1e-6)?.log()?)?.sum(1)?.neg()?;
     let rise = ramp::sigmoid(step.index as f64 / step.total as f64);
     Ok(uncertainty.lt((0.75 + 0.25 * rise) * std::f64::consts::LN_2)?)
 }
 
 /// Σ m·(p_s − p_t)²/(2Σm + 1e-16), m of a pixel counted once in the denominator for all classes.
-pub(super) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor, sure: &Tensor) -> Result<Var> {
+pub(crate) fn consistency(tape: &Tape, logits: &Var, taught: &Tensor, sure: &Tensor) -> Result<Var> {
     if Place::current().is_gpu() {
         // The count stays there: it is whole, and exact in single precision up to 2²⁴ pixels.
         let squares = tape.squares(&tape.softmax(logits)?, taught, Some(sure), 1.0)?;

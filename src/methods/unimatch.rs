@@ -24,17 +24,17 @@ pub struct UniMatch {
 }
 
 /// The logits of one step.
-pub(super) struct Outputs {
+pub(crate) struct Outputs {
     /// Of the labelled images.
-    pub(super) labelled: Var,
+    pub(crate) labelled: Var,
     /// Of the weak views.
-    pub(super) weak: Var,
+    pub(crate) weak: Var,
     /// Of the weak views with perturbed features.
-    pub(super) perturbed: Var,
+    pub(crate) perturbed: Var,
     /// Of the strong views.
-    pub(super) strong: [Var; 2],
+    pub(crate) strong: [Var; 2],
     /// Of the mix partners, in evaluation mode, without gradient.
-    pub(super) partner: Tensor,
+    pub(crate) partner: Tensor,
 }
 
 impl UniMatch {
@@ -72,7 +72,7 @@ impl Method for UniMatch {
 }
 
 /// The logits of images, and those of the same encoder features with channels dropped; both in one decoder pass.
-pub(super) fn perturbed(tape: &Tape, net: &UNet, images: &Tensor) -> Result<(Var, Var)> {
+pub(crate) fn perturbed(tape: &Tape, net: &UNet, images: &Tensor) -> Result<(Var, Var)> {
     let features = net.encode(tape, &tape.constant(images))?;
     let both = features.iter().map(|feature| {
         let dropped = tape.dropout2d(feature, FEATURE_DROPOUT)?;
@@ -84,14 +84,14 @@ pub(super) fn perturbed(tape: &Tape, net: &UNet, images: &Tensor) -> Result<(Var
 }
 
 /// The logits of both strong views, in one pass.
-pub(super) fn strong(tape: &Tape, net: &UNet, views: &StrongViews) -> Result<[Var; 2]> {
+pub(crate) fn strong(tape: &Tape, net: &UNet, views: &StrongViews) -> Result<[Var; 2]> {
     let b = views.partner.dim(0)?;
     let both = net.forward(tape, &tape.constant(&Tensor::cat(&views.images, 0)?))?;
     Ok([tape.narrow(&both, 0, 0, b)?, tape.narrow(&both, 0, b, b)?])
 }
 
 /// L = ½[ℓ_sup + ¼D(s₁) + ¼D(s₂) + ½D(fp)].
-pub(super) fn step_loss(
+pub(crate) fn step_loss(
     tape: &Tape,
     out: &Outputs,
     target: &Tensor,

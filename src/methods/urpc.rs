@@ -55,7 +55,7 @@ impl Method for Urpc {
 }
 
 /// L = ¼Σ_s ℓ_sup(s) + λ·¼Σ_s L_s, over the logits of four scales.
-pub(super) fn step_loss(
+pub(crate) fn step_loss(
     tape: &Tape,
     labelled: &[Var],
     free: &[Var],
