@@ -101,6 +101,12 @@ def friedmans(rng):
         }
 
 
+def nemenyi(_):
+    """Critical values of Nemenyi's test at 5 %: the studentised range of k means with infinite degrees of freedom over √2."""
+    for k in range(2, 41):
+        yield {"k": k, "critical": float(stats.studentized_range.ppf(0.95, k, np.inf) / np.sqrt(2))}
+
+
 def summaries(rng):
     for n in (2, 3, 5, 10, 31):
         values = np.round(rng.normal(80, 5, n), 4)
@@ -122,6 +128,7 @@ def main():
         "corrections": corrections,
         "friedmans": friedmans,
         "summaries": summaries,
+        "nemenyi": nemenyi,
     }
     found = {name: list(part(rng)) for name, part in parts.items()}
     lines = [

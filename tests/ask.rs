@@ -78,7 +78,8 @@ fn comparisons_name_settings_metrics_and_cases() {
     let (low, high) =
         (number(&dice["difference"]["interval"][0]), number(&dice["difference"]["interval"][1]));
     assert!(low <= difference && difference <= high);
-    assert!(good(&["compare", sides[0], sides[1]], dir.path()).contains("B − A"));
+    let text = good(&["compare", sides[0], sides[1]], dir.path());
+    assert!(text.contains("B − A") && text.contains("p uncorrected for the number of metrics"), "{text}");
     let (code, _, err) = sweep(&["compare", "quickstart:dfm=maybe", sides[1]], dir.path());
     assert!(code == 2 && err.contains("no point"), "{err}");
 }

@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 ///
 /// A and B are each a sweep (NAME), a part of one (NAME:'dfm=true seed=0'), or the beginning of a point's id. Means are
 /// over patients, intervals from 2,000 bootstrap samples of them, p from Wilcoxon's signed-rank test over the patients of
-/// both; several points of a side are averaged for each patient first.
+/// both, uncorrected for the number of metrics; several points of a side are averaged for each patient first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -121,7 +121,8 @@ fn metrics(comparison: &Comparison) -> String {
     let sd = comparison.metrics.iter().any(|metric| metric.sd.iter().any(Option::is_some));
     let sd = if sd { "; ± is the SD over points" } else { "" };
     format!(
-        "{}\nmean over patients [95 % interval]{sd}; difference and p over the {} of both",
+        "{}\nmean over patients [95 % interval]{sd}; difference and p over the {} of both, p uncorrected for the number of \
+         metrics",
         table(&["metric", "A", "B", "B − A", "p"], &rows, 0),
         count(comparison.patients, "patient"),
     )

@@ -6,6 +6,7 @@ use super::chart::{self, Area, COLUMN, INK, SOFT, Scale, TEXT, TICK};
 use super::drawing::{Align, Colour, Drawing, text_width};
 use super::figures::{self, Asked, Data, Figure, PLACE, Place, Shown, Source};
 use super::sweep::{Group, Kind, Sweep};
+use super::table;
 
 /// Height of the bars' rectangle.
 const HEIGHT: f64 = 140.0;
@@ -34,6 +35,7 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
         flags.filter(|flag| *flag == Some(true)).count()
     };
     groups.sort_by_key(on); // stable: as in the sweep file where equally many are on
+    let left_out = groups.len().saturating_sub(MOST_BARS);
     groups.truncate(MOST_BARS);
     let places: Vec<Option<Place>> = groups
         .iter()
@@ -60,10 +62,14 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
         let cells = place.as_ref().map_or_else(Default::default, Place::cells);
         data.push(values.chain(cells));
     }
+    let more = match left_out {
+        0 => String::new(),
+        _ => format!(" {left_out} more combinations, with more modules, are in the table alone."),
+    };
     Ok(Some(Figure {
         slug: format!("ablation_{}_{}", figures::slugs(sweep, &axes), shown.column),
         caption: format!(
-            "{} with and without the modules that the dots below name.{pooled} {text}",
+            "{} with and without the modules that the dots below name.{pooled} {text}{more}",
             shown.name()
         ),
         drawing,
@@ -104,7 +110,8 @@ fn plot(
         let centre = area.left + lane * (index as f64 + 0.5);
         matrix(&mut drawing, sweep, axes, group, (centre, bottom + 8.0));
         let Some(place) = place else {
-            drawing.text("missing", (centre, bottom - 5.0), TICK, Align::Centre, chart::FAINT);
+            let why = table::absence(sweep, group);
+            drawing.text(&why, (centre, bottom - 5.0), TICK, Align::Centre, chart::FAINT);
             continue;
         };
         let height = y.at(place.summary.mean);
@@ -119,14 +126,12 @@ fn plot(
             }
         }
         if lane > 26.0 {
-            let over = place.extent().map(|value| y.at(value)).fold(height, f64::min);
-            drawing.text(
-                &format!("{:.1}", place.summary.mean),
-                (centre, over - 3.0),
-                TICK,
-                Align::Centre,
-                INK,
-            );
+            let over = place.extent().map(|value| y.at(value)).fold(height, f64::min) - 4.0;
+            let text = format!("{:.1}", place.summary.mean);
+            // On white, so that no line of the grid runs through it.
+            let half = text_width(&text, TICK, false) / 2.0 + 1.5;
+            drawing.rectangle((centre - half, over - TICK * 0.8), (centre + half, over + 1.5), chart::WHITE);
+            drawing.text(&text, (centre, over), TICK, Align::Centre, INK);
         }
     }
     drawing.line(&[(area.left, bottom), (area.right, bottom)], 0.7, SOFT);

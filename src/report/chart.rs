@@ -9,6 +9,8 @@ pub(super) const INK: Colour = Colour::new(0x22, 0x22, 0x22);
 pub(super) const SOFT: Colour = Colour::new(0x50, 0x50, 0x50);
 /// Grid lines.
 pub(super) const GRID: Colour = Colour::new(0xe6, 0xe6, 0xe6);
+/// The paper.
+pub(super) const WHITE: Colour = Colour::new(0xff, 0xff, 0xff);
 /// Lines that are context, not content.
 pub(super) const FAINT: Colour = Colour::new(0xb0, 0xb0, 0xb0);
 /// Colours of Okabe and Ito, which the colour-blind tell apart, ordered so that neighbours differ in lightness too.
@@ -24,6 +26,19 @@ const PALETTE: [Colour; 8] = [
 ];
 /// More series than this are not told apart by colour.
 pub(super) const MOST_SERIES: usize = PALETTE.len();
+/// More series than this are not told apart at all: beyond [`MOST_SERIES`], marks are hollow and dashes others.
+pub(super) const MOST_STYLES: usize = 2 * MOST_SERIES;
+/// Dashes and gaps in pixels, by the mark of a series; those of hollow marks follow.
+const DASHES: [&[f64]; 8] = [
+    &[],
+    &[5.0, 3.3],
+    &[2.6, 1.7],
+    &[8.5, 5.7],
+    &[8.0, 2.0, 1.5, 2.0],
+    &[1.3, 2.6],
+    &[8.0, 2.0, 1.5, 2.0, 1.5, 2.0],
+    &[3.0, 6.0],
+];
 /// Width of a figure in pixels: a column of a journal, 3.5 inches.
 pub(super) const COLUMN: u32 = 336;
 /// Width of a figure over both columns, 7.16 inches.
@@ -43,18 +58,27 @@ const SAMPLE: f64 = 22.0;
 pub(super) struct Style {
     pub(super) colour: Colour,
     mark: usize,
+    hollow: bool,
 }
 
 /// The style of the `index`-th series.
 pub(super) fn style(index: usize) -> Style {
-    Style { colour: PALETTE[index % PALETTE.len()], mark: index % 4 }
+    let hollow = index % MOST_STYLES >= MOST_SERIES;
+    // Where a colour comes again, its mark is another one, too.
+    let mark = (index + if hollow { 2 } else { 0 }) % 4;
+    Style { colour: PALETTE[index % PALETTE.len()], mark, hollow }
 }
 
 impl Style {
-    /// Draws the mark of this series: disc, square, triangle or diamond.
-    pub(super) fn mark(self, drawing: &mut Drawing, (x, y): At, radius: f64, alpha: f64) {
-        let colour = self.colour.with_alpha(alpha);
-        let r = radius;
+    /// Draws the mark of this series: disc, square, triangle or diamond, full or hollow.
+    pub(super) fn mark(self, drawing: &mut Drawing, at: At, radius: f64, alpha: f64) {
+        self.shape(drawing, at, radius, self.colour.with_alpha(alpha));
+        if self.hollow {
+            self.shape(drawing, at, (radius - 1.0).max(0.5 * radius), WHITE);
+        }
+    }
+
+    fn shape(self, drawing: &mut Drawing, (x, y): At, r: f64, colour: Colour) {
         match self.mark {
             0 => drawing.dot((x, y), r, colour),
             1 => {
@@ -76,12 +100,20 @@ impl Style {
 
     /// Draws a line in this series' colour and dashes.
     pub(super) fn line(self, drawing: &mut Drawing, points: &[At], width: f64) {
-        match self.mark {
-            0 => drawing.line(points, width, self.colour),
-            1 => drawing.dashed(points, width, self.colour, 5.0),
-            2 => drawing.dashed(points, width, self.colour, 2.6),
-            _ => drawing.dashed(points, width, self.colour, 8.5),
+        match self.dashes() {
+            [] => drawing.line(points, width, self.colour),
+            dashes => drawing.dashed(points, width, self.colour, dashes),
         }
+    }
+
+    fn dashes(self) -> &'static [f64] {
+        DASHES[self.mark + if self.hollow { 4 } else { 0 }]
+    }
+
+    /// What is left of it in grey print but for the lightness: its mark and its dashes.
+    #[cfg(test)]
+    pub(super) fn in_grey(self) -> (usize, bool, &'static [f64]) {
+        (self.mark, self.hollow, self.dashes())
     }
 }
 
@@ -287,15 +319,31 @@ pub(super) fn legend_height(entries: &[Entry], left: f64, right: f64) -> f64 {
     lines as f64 * LEGEND_LINE + 5.0
 }
 
+/// What a legend shows of each series: what the figure draws of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sample {
+    Line,
+    Mark,
+    Both,
+}
+
 /// Draws the legend from `top` downwards; nothing where there is but one entry.
-pub(super) fn legend(drawing: &mut Drawing, entries: &[Entry], left: f64, right: f64, top: f64, marks: bool) {
+pub(super) fn legend(
+    drawing: &mut Drawing,
+    entries: &[Entry],
+    (left, right): (f64, f64),
+    top: f64,
+    sample: Sample,
+) {
     if entries.len() < 2 {
         return;
     }
     for (entry, (line, x)) in entries.iter().zip(places(entries, left, right)) {
         let y = top + (line as f64 + 0.5) * LEGEND_LINE;
-        entry.style.line(drawing, &[(x, y), (x + SAMPLE, y)], 1.4);
-        if marks {
+        if sample != Sample::Mark {
+            entry.style.line(drawing, &[(x, y), (x + SAMPLE, y)], 1.4);
+        }
+        if sample != Sample::Line {
             entry.style.mark(drawing, (x + SAMPLE / 2.0, y), 2.8, 1.0);
         }
         drawing.text(&entry.text, (x + SAMPLE + 5.0, y + TICK * 0.36), TICK, Align::Left, INK);

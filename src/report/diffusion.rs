@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use polars::prelude::DataFrame;
 
-use super::chart::{self, Area, BELOW, COLUMN, Entry, PLOT, Scale, Tick};
+use super::chart::{self, Area, BELOW, COLUMN, Entry, PLOT, Sample, Scale, Tick};
 use super::drawing::Drawing;
 use super::figures::{Data, Figure, cell};
 use super::labels;
@@ -133,7 +133,7 @@ fn draw(curves: &[Curve], steps: f64) -> Drawing {
             style.mark(&mut drawing, at, 2.3, 1.0);
         }
     }
-    chart::legend(&mut drawing, &entries, edge, right, 4.0, true);
+    chart::legend(&mut drawing, &entries, (edge, right), 4.0, Sample::Both);
     drawing
 }
 

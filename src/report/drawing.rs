@@ -125,9 +125,10 @@ impl Drawing {
         self.shapes.push(Shape::Line { points: points.to_vec(), width, colour });
     }
 
-    /// A line of dashes of `dash` pixels, with gaps of two thirds of that.
-    pub(super) fn dashed(&mut self, points: &[At], width: f64, colour: Colour, dash: f64) {
-        let (mut on, mut left) = (true, dash);
+    /// A line of dashes and gaps of as many pixels as `pattern` says in turn.
+    pub(super) fn dashed(&mut self, points: &[At], width: f64, colour: Colour, pattern: &[f64]) {
+        let mut lengths = pattern.iter().copied().cycle();
+        let (mut on, mut left) = (true, lengths.next().unwrap_or(f64::INFINITY));
         let mut piece: Vec<At> = points.first().copied().into_iter().collect();
         for pair in points.windows(2) {
             let (mut from, to) = (pair[0], pair[1]);
@@ -145,7 +146,7 @@ impl Drawing {
                     self.line(&piece, width, colour);
                 }
                 on = !on;
-                left = if on { dash } else { dash * 2.0 / 3.0 };
+                left = lengths.next().unwrap_or(f64::INFINITY);
                 piece = vec![from];
             }
         }

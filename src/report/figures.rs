@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use polars::prelude::DataFrame;
 
 use super::cases::{Cases, Measure, Patients};
-use super::chart::MOST_SERIES;
+use super::chart::MOST_STYLES;
 use super::drawing::Drawing;
 use super::labels::Metric;
-use super::sweep::{Group, Kind, SEED, Sweep};
+use super::sweep::{Group, SEED, Sweep};
 use super::{bars, diffusion, heat, learning, lines, patients, pictures, rank, rows, table};
 use crate::results::index::Index;
 use crate::results::{Frames, Samples};
@@ -238,7 +238,7 @@ pub(super) fn series(
 ) -> Vec<Series> {
     let mut series = Vec::new();
     let groups = source.sweep.groups_of(points, others);
-    let crowded = groups.len() > MOST_SERIES;
+    let crowded = groups.len() > MOST_STYLES;
     for group in &groups {
         let places = source.sweep.groups_of(&group.points, axes);
         let places = places.iter().filter_map(|place| match at(place)? {
@@ -344,6 +344,52 @@ fn same(written: &str, raw: &str) -> bool {
     dense(written) == dense(raw) || number(written).zip(number(raw)).is_some_and(|(a, b)| a == b)
 }
 
+/// Which part of a sweep a figure is about, by its `where`.
+struct Part {
+    /// For the caption: ` Only points with Labelled 10 %.`
+    sentence: String,
+    /// For the name of its files: `_label_ratio_10`.
+    slug: String,
+}
+
+impl Part {
+    fn of(sweep: &Sweep, settings: &FigureSettings) -> Self {
+        let (mut said, mut slug) = (Vec::new(), String::new());
+        for (path, wanted) in &settings.only {
+            let Some(axis) = sweep.axis(path).map(|axis| &sweep.axes[axis]) else { continue };
+            let is_wanted =
+                |value: &&super::sweep::Value| wanted.iter().any(|wanted| same(wanted, &value.raw));
+            let values: Vec<&super::sweep::Value> = axis.values.iter().filter(is_wanted).collect();
+            if values.len() == axis.values.len() {
+                continue;
+            }
+            // Where an axis does not apply there is nothing to be named.
+            let values: Vec<&super::sweep::Value> =
+                values.into_iter().filter(|value| !value.raw.is_empty()).collect();
+            let shown: Vec<&str> = values.iter().map(|value| value.shown.as_str()).collect();
+            said.push(format!("{} {}", axis.name.short, shown.join(" or ")));
+            if let [value] = values[..] {
+                slug = format!("{slug}_{path}_{}", value.raw.trim_end_matches('%'));
+            }
+        }
+        let sentence =
+            if said.is_empty() { String::new() } else { format!(" Only points with {}.", said.join(", ")) };
+        Self { sentence, slug: self::slug(&slug) }
+    }
+}
+
+/// How many of `points` a figure does not show, in words; nothing where it shows all.
+fn holes(sweep: &Sweep, points: &[usize]) -> String {
+    let count = |status: &str| points.iter().filter(|&&point| sweep.points[point].status == status).count();
+    match (count("failed"), count("missing")) {
+        (0, 0) => String::new(),
+        (failed, missing) => format!(
+            " {failed} of {} points failed, {missing} missing: nothing here stands on them.",
+            points.len()
+        ),
+    }
+}
+
 /// Draws what `settings` ask for; nothing where nothing of it has been evaluated or logged.
 ///
 /// # Errors
@@ -366,52 +412,25 @@ pub(super) fn draw(source: &Source, settings: &FigureSettings) -> Result<Vec<Fig
         FigureKind::Features => pictures::features(source)?,
         FigureKind::Samples => pictures::samples(source.samples)?,
     };
+    let part = Part::of(source.sweep, settings);
+    let of_cases =
+        !matches!(settings.kind, FigureKind::Diffusion | FigureKind::Features | FigureKind::Samples);
     for (number, figure) in figures.iter_mut().enumerate() {
-        if let Some(caption) = &settings.caption {
-            figure.caption = format!("{}. {}", caption.trim_end_matches('.'), figure.caption);
+        match &settings.caption {
+            Some(caption) => {
+                figure.caption = format!("{}. {}", caption.trim_end_matches('.'), figure.caption);
+            }
+            None => figure.caption.push_str(&part.sentence),
+        }
+        figure.slug.push_str(&part.slug);
+        if of_cases {
+            figure.caption.push_str(&holes(source.sweep, &asked.points));
         }
         if let Some(name) = &settings.name {
             figure.slug = if number == 0 { name.clone() } else { format!("{name}_{}", number + 1) };
         }
     }
     Ok(figures)
-}
-
-/// The figures of a sweep that names none: a line for each numeric axis and the heat map of two, the configurations, the
-/// modules of an ablation, methods over label ratios, patients, ranks, and what was logged.
-pub(super) fn chosen(sweep: &Sweep) -> Vec<FigureSettings> {
-    let (numeric, other): (Vec<usize>, Vec<usize>) =
-        sweep.varying().into_iter().partition(|&axis| sweep.axes[axis].kind == Kind::Number);
-    let names =
-        |axes: &[usize]| -> Vec<String> { axes.iter().map(|&axis| sweep.axes[axis].path.clone()).collect() };
-    let flags: Vec<usize> =
-        other.iter().copied().filter(|&axis| sweep.axes[axis].kind == Kind::Flag).collect();
-    let methods = sweep.axis("method").filter(|axis| other.contains(axis));
-    let ratios = sweep.axis("label_ratio").filter(|axis| numeric.contains(axis));
-    let mut figures = Vec::new();
-    for metric in ["dice", "hd95"] {
-        let mut push = |kind: FigureKind, x: &[usize]| {
-            figures.push(FigureSettings { y: Some(metric.to_owned()), ..FigureSettings::of(kind, names(x)) });
-        };
-        if let (Some(_), Some(ratios)) = (methods, ratios) {
-            push(FigureKind::Ratio, &[ratios]);
-        }
-        for &axis in numeric.iter().filter(|&&axis| methods.is_none() || Some(axis) != ratios) {
-            push(FigureKind::Sensitivity, &[axis]);
-        }
-        if let [first, second] = numeric[..] {
-            push(FigureKind::Heatmap, &[first, second]);
-        }
-        if flags.len() > 1 && flags.len() == other.len() {
-            push(FigureKind::Ablation, &flags);
-        } else if !other.is_empty() {
-            push(FigureKind::Category, &other);
-        }
-    }
-    for kind in [FigureKind::Box, FigureKind::Scatter, FigureKind::Ranks] {
-        figures.push(FigureSettings::of(kind, Vec::new()));
-    }
-    figures
 }
 
 /// An axis' path as part of a file's name.

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::chart::COLUMN;
 use super::figures::Figure;
+use super::kept::Kept;
 use super::sweep::{SEED, Sweep};
 use super::table::Table;
 use super::{cost, facts, format};
@@ -39,13 +40,15 @@ pub(super) struct Page<'a> {
     /// The figures as SVG.
     pub(super) drawn: &'a [String],
     pub(super) stages: &'a Stages,
+    /// Images of the report before, which follow the figures.
+    pub(super) kept: &'a [Kept],
     /// Why there are no images, where that wants to be said.
     pub(super) images: Option<&'a str>,
 }
 
 /// The whole page.
 pub(super) fn page(page: &Page) -> Result<String> {
-    let &Page { sweep, name, description, tables, figures, drawn, stages, images } = page;
+    let &Page { sweep, name, description, tables, figures, drawn, kept, stages, images } = page;
     let title = escape(name);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -59,7 +62,7 @@ pub(super) fn page(page: &Page) -> Result<String> {
     let sections = [
         ("basis", "Basis", true),
         ("tables", "Tables", true),
-        ("figures", "Figures", !figures.is_empty()),
+        ("figures", "Figures", figures.len() + kept.len() > 0),
         ("failures", "Failures", failed),
         ("points", "Points", !sweep.points.is_empty()),
         ("cost", "Cost", !stages.all.is_empty()),
@@ -79,7 +82,7 @@ pub(super) fn page(page: &Page) -> Result<String> {
         );
     }
     out.push_str("</section>\n");
-    if !figures.is_empty() {
+    if figures.len() + kept.len() > 0 {
         out.push_str("<section id=\"figures\">\n<h2>Figures</h2>\n<div class=\"figures\">\n");
         for (index, (figure, svg)) in figures.iter().zip(drawn).enumerate() {
             let links = links("figures", &figure.slug, &["svg", "png", "csv"]);
@@ -90,6 +93,9 @@ pub(super) fn page(page: &Page) -> Result<String> {
                 escape(&figure.caption),
                 if figure.drawing.width > COLUMN { " class=\"wide\"" } else { "" }
             );
+        }
+        for (index, kept) in kept.iter().enumerate() {
+            out.push_str(&kept.numbered(figures.len() + index + 1));
         }
         out.push_str("</div>\n</section>\n");
     }

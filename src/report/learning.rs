@@ -3,8 +3,11 @@
 use anyhow::{Context as _, Result, bail};
 use polars::prelude::DataFrame;
 
-use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, PLOT, Scale};
+use super::chart::{
+    self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, MOST_STYLES, PAGE, PLOT, Sample, Scale,
+};
 use super::drawing::Drawing;
+use super::ends::{self, End};
 use super::figures::{Asked, Data, Figure, Source, cell};
 use super::sweep::Sweep;
 use crate::results::{axis_names, is_validation_dice};
@@ -18,6 +21,13 @@ struct Curve {
     points: Vec<(f64, f64, f64, f64)>,
     /// The mean evaluated Dice.
     dice: f64,
+}
+
+impl Curve {
+    /// Whether seeds differ anywhere.
+    fn has_band(&self) -> bool {
+        self.points.iter().any(|point| point.2 < point.3)
+    }
 }
 
 /// A column of the history that is drawn.
@@ -56,6 +66,13 @@ impl Logged {
         };
         let [slug, title, caption] = [slug, title, caption].map(str::to_owned);
         Self { column: column.to_owned(), slug, title, caption, factor }
+    }
+
+    /// What the scale stays within: nothing logged as a share or a loss is below 0, and no share above 100 %.
+    fn limits(&self, values: &[f64]) -> (f64, f64) {
+        let floor = if values.iter().all(|&value| value >= 0.0) { 0.0 } else { f64::NEG_INFINITY };
+        let share = self.factor == 100.0 && values.iter().all(|&value| value <= 100.0);
+        (floor, if share { 100.0 } else { f64::INFINITY })
     }
 }
 
@@ -120,12 +137,15 @@ fn figure(source: &Source, asked: &Asked, logged: &Logged) -> Result<Option<Figu
     if curves.is_empty() {
         return Ok(None);
     }
-    let crowded = curves.len() > MOST_SERIES;
-    let mut caption = format!("{} over training steps. ", logged.caption);
-    caption.push_str(if crowded {
-        "Each line is a configuration's mean over its seeds; black: the one of the best evaluated Dice."
-    } else {
-        "Line: mean over seeds; band: lowest to highest seed."
+    let mut caption = format!("{} over training steps.", logged.caption);
+    let seeds = groups.iter().any(|group| group.points.len() > 1);
+    caption.push_str(match curves.len() {
+        count if count > MOST_STYLES => {
+            " Each line is a configuration's mean over its seeds; black: the one of the best evaluated Dice."
+        }
+        count if count > MOST_SERIES && seeds => " Line: mean over seeds.",
+        _ if curves.iter().any(Curve::has_band) => " Line: mean over seeds; band: lowest to highest seed.",
+        _ => "",
     });
     if averaged {
         caption.push_str(" Neighbouring steps are averaged.");
@@ -181,25 +201,28 @@ fn merge(seeds: &[&[(f64, f64)]], width: f64) -> Vec<(f64, f64, f64, f64)> {
 }
 
 fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
-    let crowded = curves.len() > MOST_SERIES;
+    let crowded = curves.len() > MOST_STYLES;
+    let named = !crowded && curves.len() > MOST_SERIES;
     let entries: Vec<Entry> = chart::entries(curves.iter().map(|curve| curve.name.as_str()));
-    let (edge, right) = (8.0, f64::from(COLUMN) - 10.0);
+    let names = if named { ends::width(curves.iter().map(|curve| curve.name.as_str())) } else { 0.0 };
+    let width = if named { PAGE } else { COLUMN };
+    let (edge, right) = (8.0, f64::from(width) - 10.0 - names);
     let top = 8.0 + chart::legend_height(&entries, edge, right);
-    let bottom = top + PLOT;
+    let bottom = top + if named { (1.3 * PLOT).max(curves.len() as f64 * ends::LINE) } else { PLOT };
     let points = || curves.iter().flat_map(|curve| &curve.points);
-    let values: Vec<f64> = if crowded {
+    let values: Vec<f64> = if crowded || named {
         points().map(|point| point.1).collect()
     } else {
         points().flat_map(|point| [point.2, point.3]).collect()
     };
-    let y = Scale::around(&values, (f64::NEG_INFINITY, f64::INFINITY), bottom, top);
+    let y = Scale::around(&values, logged.limits(&values), bottom, top);
     let ticks = chart::ticks(&y, 5);
     let area = Area { left: chart::left_of(&ticks), top, right, bottom };
     let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     // A log that begins near the start shows the start.
     let first = if first < 0.2 * last { 0.0 } else { first };
     let x = Scale::new(first, last, area.left, right);
-    let mut drawing = Drawing::new(COLUMN, (bottom + BELOW) as u32);
+    let mut drawing = Drawing::new(width, (bottom + BELOW) as u32);
     chart::axis_left(&mut drawing, area, &ticks, &logged.title);
     chart::axis_below(&mut drawing, area, &chart::ticks(&x, 5), "Training step", false);
     for (index, curve) in curves.iter().enumerate() {
@@ -207,7 +230,7 @@ fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
         let lower = curve.points.iter().map(|point| (x.at(point.0), y.at(point.2)));
         let upper = curve.points.iter().rev().map(|point| (x.at(point.0), y.at(point.3)));
         let band: Vec<(f64, f64)> = lower.chain(upper).collect();
-        if !crowded && curve.points.iter().any(|point| point.2 < point.3) {
+        if !crowded && !named && curve.has_band() {
             drawing.area(&band, colour.with_alpha(0.16));
         }
     }
@@ -224,11 +247,20 @@ fn draw(curves: &[Curve], last: f64, logged: &Logged) -> Drawing {
             }
         }
     }
+    if named {
+        let ends = curves.iter().enumerate().filter_map(|(index, curve)| {
+            let last = curve.points.last()?;
+            let at = (x.at(last.0), y.at(last.1));
+            Some(End { at, name: curve.name.as_str(), style: chart::style(index) })
+        });
+        ends::draw(&mut drawing, ends.collect(), area);
+    }
     if crowded && let Some(best) = curves.iter().max_by(|a, b| a.dice.total_cmp(&b.dice)) {
         let line: Vec<(f64, f64)> = best.points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
         drawing.line(&line, 1.5, INK);
     }
     let marks = curves.iter().any(|curve| curve.points.len() < 13);
-    chart::legend(&mut drawing, &entries, edge, right, 4.0, marks);
+    let sample = if marks { Sample::Both } else { Sample::Line };
+    chart::legend(&mut drawing, &entries, (edge, right), 4.0, sample);
     drawing
 }

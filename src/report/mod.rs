@@ -12,15 +12,18 @@
 mod bars;
 mod cases;
 mod chart;
+mod chosen;
 pub mod compare;
 mod cost;
 mod diffusion;
 mod drawing;
+mod ends;
 mod facts;
 mod figures;
 mod format;
 mod heat;
 mod html;
+mod kept;
 mod labels;
 mod learning;
 mod lines;
@@ -104,12 +107,17 @@ pub fn render(
     let tables = build_tables(&sweep, &cases, settings).context("cannot build the report's tables")?;
     let mut wanted = settings.figures.clone();
     if wanted.is_empty() {
-        wanted = figures::chosen(&sweep);
+        wanted = chosen::chosen(&sweep);
     }
     // What was logged is part of every report, and so are images where they may be shown.
     for kind in ALWAYS {
         if wanted.iter().all(|figure| figure.kind != kind) {
-            wanted.push(FigureSettings::of(kind, Vec::new()));
+            wanted.extend(match kind {
+                FigureKind::Learning | FigureKind::Accepted | FigureKind::Overlay => {
+                    chosen::by_ratio(&sweep, kind)
+                }
+                _ => vec![FigureSettings::of(kind, Vec::new())],
+            });
         }
     }
     let (images, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|figure| figure.kind.is_picture());
@@ -126,6 +134,15 @@ pub fn render(
             "none are shown: the data are not generated, and the sweep file does not say `pictures: true`";
         trouble = Some(why.to_owned());
     }
+    let mut kept = Vec::new();
+    if pictures && backing.store.is_none() {
+        kept = kept::pictures(dir, &sweep);
+        kept.retain(|kept| figures.iter().all(|figure| figure.slug != kept.slug));
+        if !kept.is_empty() {
+            trouble =
+                Some("those of the report before this one: there is no store to draw them from anew".into());
+        }
+    }
     let mut written = vec![dir.join("index.html")];
     let folder = dir.join("tables");
     files::create_folder(&folder)?;
@@ -138,7 +155,9 @@ pub fn render(
     }
     let folder = dir.join("figures");
     let drawn = write_figures(&figures, &folder, &["svg", "png", "csv"], &mut written)?;
+    written.extend(kept.iter().flat_map(|kept| kept.files.iter().cloned()));
     let page = html::page(&html::Page {
+        kept: &kept,
         sweep: &sweep,
         name,
         description,
@@ -296,7 +315,7 @@ pub fn plot(
             "the data of this sweep are not generated, and its images may show patients: --pictures draws them all the same"
         );
     }
-    let chosen = figures::chosen(&sweep);
+    let chosen = chosen::chosen(&sweep);
     let figures = drawn(&source, if wanted.is_empty() { &chosen } else { wanted })?;
     let kinds: &[&str] = if export { &["svg", "png", "csv"] } else { &["svg", "png"] };
     let mut written = Vec::new();

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, SOFT, Scale};
+use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, SOFT, Sample, Scale};
 use super::drawing::Drawing;
 use super::figures::{self, Asked, Data, Figure, Shown, Source};
 use super::rows::Names;
@@ -115,7 +115,7 @@ fn plot(clouds: &[Cloud], reference: &str, shown: &Shown) -> Drawing {
         }
     }
     if entries.len() > 1 {
-        chart::legend(&mut drawing, &entries, edge, right, 4.0, true);
+        chart::legend(&mut drawing, &entries, (edge, right), 4.0, Sample::Mark);
     }
     drawing
 }
@@ -173,16 +173,22 @@ pub(super) fn boxes(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
     }
     let more =
         if left_out > 0 { format!(" {left_out} more rows are in the table alone.") } else { String::new() };
+    let colours = if ratio(sweep, &axes).is_some() { " Colours: the labelled share." } else { "" };
     Ok(Some(Figure {
         slug: format!("boxes_{}_{}", figures::slugs(sweep, &axes), shown.column),
         caption: format!(
             "{} over patients (each the mean over volumes, classes and points): box: quartiles; line: median; diamond: \
-             mean; whiskers: farthest value within 1.5 boxes; dots: patients.{more}",
+             mean; whiskers: farthest value within 1.5 boxes; dots: patients.{colours}{more}",
             shown.name()
         ),
         drawing: plot_boxes(sweep, &axes, &groups, &spreads, &shown),
         data,
     }))
+}
+
+/// The place among `axes` of the label ratio, where it is not the only one: then it gives the colours.
+fn ratio(sweep: &Sweep, axes: &[usize]) -> Option<usize> {
+    axes.iter().position(|&axis| sweep.axes[axis].path == "label_ratio").filter(|_| axes.len() > 1)
 }
 
 fn plot_boxes(
@@ -198,18 +204,23 @@ fn plot_boxes(
     let area = Area {
         left: names.left(),
         top,
-        right: f64::from(COLUMN) - 12.0,
+        right: f64::from(names.sheet()) - 12.0,
         bottom: top + height * groups.len() as f64,
     };
-    let mut drawing = Drawing::new(COLUMN, (area.bottom + BELOW) as u32);
+    let mut drawing = Drawing::new(names.sheet(), (area.bottom + BELOW) as u32);
     let seen: Vec<f64> = spreads.iter().flatten().flat_map(|spread| spread.values.iter().copied()).collect();
     let x = Scale::around(&seen, shown.limits(&seen), area.left + 3.0, area.right - 3.0);
     chart::axis_below(&mut drawing, area, &chart::ticks(&x, 5), &shown.title(), true);
     names.draw(&mut drawing, area, height);
+    let ratio = ratio(sweep, axes);
     for (row, spread) in spreads.iter().enumerate() {
         let Some(spread) = spread else { continue };
         let middle = area.top + height * (row as f64 + 0.5);
-        let style = chart::style(if groups.len() > MOST_SERIES { 0 } else { row });
+        let style = chart::style(match ratio {
+            Some(place) => groups[row].key[place],
+            None if groups.len() > MOST_SERIES => 0,
+            None => row,
+        });
         for (index, &value) in spread.values.iter().enumerate() {
             // Spread over the row's height, the same way each time, so that equal values are seen as several.
             let aside = ((index * 7) % 11) as f64 / 10.0 - 0.5;

@@ -7,6 +7,7 @@ use super::chart::{COLUMN, INK, PAGE, TEXT, TICK};
 use super::drawing::{Align, Colour, Drawing, Picture, text_width};
 use super::figures::{Asked, Data, Figure, Source};
 use super::heat::ramp;
+use super::sweep::Group;
 use crate::results::Samples;
 use crate::results::pictures::{self, Features, Seen};
 use crate::stats::mean;
@@ -32,16 +33,27 @@ const GAP: f64 = 3.0;
 /// first evaluated point of each.
 pub(super) fn overlay(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
     let Some((index, store)) = source.store else { return Ok(None) };
-    let sweep = source.sweep;
+    let (sweep, shown) = (source.sweep, asked.shown(source)?);
     let (axes, groups) = asked.configurations(sweep);
     let first = |points: &[usize]| points.iter().copied().find(|&point| sweep.points[point].done());
-    let chosen: Vec<(String, String)> = groups
-        .iter()
-        .filter_map(|group| {
+    let value = |group: &Group| {
+        let values: Vec<f64> = group.points.iter().filter_map(|&point| shown.values[point]).collect();
+        mean(&values).map(|mean| if shown.metric.higher { mean } else { -mean })
+    };
+    let is_mcsd = |group: &Group| {
+        group.points.iter().all(|&point| sweep.raw(point, "method").is_some_and(|name| name == "mcsd"))
+    };
+    let values: Vec<(Option<f64>, bool)> =
+        groups.iter().map(|group| (value(group), is_mcsd(group))).collect();
+    let reference = asked.reference(sweep, &axes, &groups)?;
+    let chosen: Vec<(String, String)> = order(reference, &values)
+        .into_iter()
+        .filter_map(|at| {
+            let group = &groups[at];
             Some((sweep.describe(&axes, group), sweep.points[first(&group.points)?].id.clone()))
         })
         .collect();
-    let left_out = chosen.len().saturating_sub(MOST);
+    let left_out: Vec<&str> = chosen.iter().skip(MOST).map(|(name, _)| name.as_str()).collect();
     let ids: Vec<String> = chosen.iter().take(MOST).map(|(_, id)| id.clone()).collect();
     if ids.is_empty() {
         return Ok(None);
@@ -78,7 +90,7 @@ pub(super) fn overlay(source: &Source, asked: &Asked) -> Result<Option<Figure>> 
     let (drawing, letters) = plot(&names, &seen);
     let named = letters.map(|letters| format!(" {letters}.")).unwrap_or_default();
     let more =
-        if left_out > 0 { format!(" {left_out} more configurations are not shown.") } else { String::new() };
+        if left_out.is_empty() { String::new() } else { format!(" Not shown: {}.", left_out.join("; ")) };
     let cases: Vec<String> = slices.iter().map(|slice| format!("{} slice {}", slice.case, slice.z)).collect();
     Ok(Some(Figure {
         slug: "overlay".to_owned(),
@@ -91,6 +103,22 @@ pub(super) fn overlay(source: &Source, asked: &Asked) -> Result<Option<Figure>> 
         drawing,
         data,
     }))
+}
+
+/// In which order configurations are shown, which [`MOST`] may cut: the reference, the best, the best of MCSD, then the
+/// others as they stand. `values` says of each how good it is, and whether it is MCSD.
+fn order(reference: usize, values: &[(Option<f64>, bool)]) -> Vec<usize> {
+    let best = |wanted: &dyn Fn(bool) -> bool| {
+        let of = values.iter().enumerate().filter(|(_, (value, mcsd))| value.is_some() && wanted(*mcsd));
+        of.max_by(|a, b| a.1.0.unwrap_or(f64::NAN).total_cmp(&b.1.0.unwrap_or(f64::NAN))).map(|(at, _)| at)
+    };
+    let mut order = vec![reference];
+    for at in best(&|_| true).into_iter().chain(best(&|mcsd| mcsd)).chain(0..values.len()) {
+        if !order.contains(&at) {
+            order.push(at);
+        }
+    }
+    order
 }
 
 /// A square of a slice around its true labels, so that the heart fills the picture.
@@ -381,6 +409,16 @@ mod tests {
         for (pixel, (red, green, blue)) in picture.rgb.chunks_exact(3).zip(wanted) {
             assert_eq!(pixel, [red, green, blue]);
         }
+    }
+
+    #[test]
+    fn the_reference_the_best_and_mcsd_are_shown_first() {
+        let some = |value: f64| (Some(value), false);
+        let values =
+            [some(0.5), some(0.6), (None, false), some(0.9), some(0.7), (Some(0.8), true), (Some(0.6), true)];
+        assert_eq!(order(1, &values), [1, 3, 5, 0, 2, 4, 6]);
+        assert_eq!(order(0, &[some(0.5)]), [0]);
+        assert_eq!(order(0, &[(None, true), (Some(0.2), true)]), [0, 1]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(super) struct Library {
     /// Published names by our names of methods.
     methods: BTreeMap<String, Vec<String>>,
     claims: Vec<Claim>,
+    costs: Vec<Cost>,
     pub(super) rows: Vec<Row>,
 }
 
@@ -34,8 +35,22 @@ struct Claim {
     axes: Vec<String>,
     #[serde(default)]
     dataset: Option<String>,
+    #[serde(default)]
+    metric: Option<String>,
     text: String,
     source: String,
+}
+
+/// What a source says that a method costs, whatever the data.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cost {
+    method: String,
+    /// Parameters in millions.
+    parameters: f64,
+    source: String,
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
 }
 
 /// A row of a published table.
@@ -146,11 +161,34 @@ impl Library {
         points.iter().any(|&point| self.rows.iter().any(|row| row.is_data(sweep, point)))
     }
 
-    /// What is claimed of tables over these axes, each with its source.
-    pub(super) fn claims(&self, sweep: &Sweep, points: &[usize], axes: &[&str]) -> Vec<String> {
+    /// Parameters in millions that are published of the method and the settings of all of `points`, each with its source.
+    pub(super) fn parameters(&self, sweep: &Sweep, points: &[usize]) -> Vec<(f64, String)> {
+        let fits = |cost: &&Cost| {
+            let names = self.methods.iter().find(|(_, names)| names.contains(&cost.method));
+            let same = |point: usize| {
+                cost.settings.iter().all(|(path, value)| {
+                    sweep.raw(point, path).is_none_or(|raw| raw.is_empty() || is_value(&raw, &plain(value)))
+                })
+            };
+            names.is_some_and(|(method, _)| {
+                points.iter().all(|&p| sweep.raw(p, "method").is_some_and(|raw| raw == *method) && same(p))
+            })
+        };
+        let said = |cost: &Cost| (cost.parameters, cost.source.clone());
+        if points.is_empty() { vec![] } else { self.costs.iter().filter(fits).map(said).collect() }
+    }
+
+    /// What is claimed of tables over these axes that have these metrics, each with its source.
+    pub(super) fn claims(
+        &self,
+        sweep: &Sweep,
+        points: &[usize],
+        (axes, metrics): (&[&str], &[String]),
+    ) -> Vec<String> {
         let fits = |claim: &&Claim| {
             let data = |&point: &usize| data_set(sweep, point);
             claim.axes.iter().all(|axis| axes.contains(&axis.as_str()))
+                && claim.metric.as_ref().is_none_or(|metric| metrics.contains(metric))
                 && claim.dataset.as_ref().is_none_or(|wanted| points.iter().any(|p| data(p) == *wanted))
         };
         let text = |claim: &Claim| format!("Published about {} ({}).", claim.text, claim.source);

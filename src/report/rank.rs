@@ -11,7 +11,7 @@ use super::figures::{self, Asked, Data, Figure, Source};
 use super::rows::shortened;
 use crate::stats;
 
-/// More configurations than this are not ranked: their names do not fit.
+/// More configurations than this are not ranked, for their names do not fit: the best of them are.
 const MOST: usize = 24;
 
 /// Ranks of the configurations, best first.
@@ -37,9 +37,10 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
             named.push((sweep.describe(&axes, group), values));
         }
     }
-    if !(3..=MOST).contains(&named.len()) {
+    if named.len() < 3 {
         return Ok(None);
     }
+    let left_out = best(&mut named, shown.metric.higher);
     let patients: Vec<usize> = (0..source.cases.patients.len())
         .filter(|&at| named.iter().all(|(_, values)| values[at].is_some()))
         .collect();
@@ -64,11 +65,19 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
     }
     let p = ranking.friedman.map(|p| if p < 0.001 { format!("{p:.0e}") } else { format!("{p:.3}") });
     let p = p.map(|p| format!(" Friedman's test: p = {p}.")).unwrap_or_default();
+    let more = match &left_out[..] {
+        [] => String::new(),
+        names => format!(
+            " Of {} configurations the {MOST} of the best means are ranked; not among them: {}.",
+            MOST + names.len(),
+            names.join("; ")
+        ),
+    };
     Ok(Some(Figure {
         slug: format!("ranks_{}_{}", figures::slugs(sweep, &axes), shown.column),
         caption: format!(
             "Mean ranks by {} over {} patients (1 is best). Bars join configurations whose ranks differ by less than the \
-             critical difference {:.2} of Nemenyi's test at 5 %: they are not told apart.{p}",
+             critical difference {:.2} of Nemenyi's test at 5 %: they are not told apart.{p}{more}",
             shown.name(),
             ranking.patients,
             ranking.critical
@@ -76,6 +85,24 @@ pub(super) fn draw(source: &Source, asked: &Asked) -> Result<Option<Figure>> {
         drawing: plot(&ranking),
         data,
     }))
+}
+
+/// Keeps the [`MOST`] configurations of the best means, in their order; returns the names of the others.
+fn best(named: &mut Vec<(String, Vec<Option<f64>>)>, higher: bool) -> Vec<String> {
+    let sign = if higher { -1.0 } else { 1.0 };
+    let mean = |values: &[Option<f64>]| {
+        stats::mean(&values.iter().flatten().copied().collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    };
+    let mut order: Vec<(f64, usize)> =
+        named.iter().enumerate().map(|(at, (_, values))| (sign * mean(values), at)).collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let worst: Vec<usize> = order.iter().skip(MOST).map(|(_, at)| *at).collect();
+    let (mut kept, mut out) = (Vec::new(), Vec::new());
+    for (at, one) in named.drain(..).enumerate() {
+        if worst.contains(&at) { out.push(one.0) } else { kept.push(one) }
+    }
+    *named = kept;
+    out
 }
 
 /// Ranks columns of values, one for each configuration, where less is better.
@@ -199,16 +226,20 @@ mod tests {
 
     #[test]
     fn critical_values_are_those_of_the_studentised_range() {
-        // scipy.stats.studentized_range.ppf(0.95, k, inf) / sqrt(2), SciPy 1.17.1; Demšar's table 5 rounds them.
-        for (k, wanted) in [(2, Q[0]), (3, Q[1]), (5, Q[2]), (10, Q[3]), (20, Q[4])] {
-            // k(k + 1)/6n = 1.
-            let n = k * (k + 1);
-            let got = critical_difference(k, n) * 6.0_f64.sqrt();
-            assert!((got - wanted).abs() < 1e-6, "k = {k}: {got}, not {wanted}");
+        // SciPy's studentized_range, by scripts/fixtures_stats.py; Demšar's table 5 rounds them.
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/stats.json")).unwrap();
+        let values = fixture["nemenyi"].as_array().unwrap();
+        assert_eq!(values.len(), 39);
+        let mut largest: f64 = 0.0;
+        for value in values {
+            let (k, wanted) = (value["k"].as_u64().unwrap() as usize, value["critical"].as_f64().unwrap());
+            // k(k + 1)/6n = 1/6.
+            let got = critical_difference(k, k * (k + 1)) * 6.0_f64.sqrt();
+            largest = largest.max((got - wanted).abs());
         }
+        assert!(largest < 1e-9, "differs by {largest:e}");
     }
-
-    const Q: [f64; 5] = [1.959_963_985, 2.343_700_586, 2.727_774_371, 3.163_683_577, 3.543_799_132];
 
     #[test]
     fn ranks_are_means_and_ties_share() {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, Scale, TEXT};
+use super::chart::{self, Area, BELOW, COLUMN, Entry, INK, MOST_SERIES, PAGE, Sample, Scale, TEXT};
 use super::drawing::{Align, Drawing, text_width};
 use super::figures::{self, Asked, Data, Figure, PLACE, Place, Series, Shown, Source};
 use super::sweep::{Group, Kind, Sweep};
@@ -92,11 +92,20 @@ impl Names {
         &self.rows
     }
 
+    /// What they take at the left of the data.
+    fn wide(&self) -> f64 {
+        let texts = self.rows.iter().chain([&self.title]);
+        texts.map(|text| text_width(text, TEXT, false)).fold(30.0, f64::max) + 14.0
+    }
+
+    /// The width of a figure in which the data has room beside them: a column's, or a page's.
+    pub(super) fn sheet(&self) -> u32 {
+        if self.wide() > f64::from(COLUMN) * 0.42 { PAGE } else { COLUMN }
+    }
+
     /// Where the data begins at their right.
     pub(super) fn left(&self) -> f64 {
-        let texts = self.rows.iter().chain([&self.title]);
-        let widest = texts.map(|text| text_width(text, TEXT, false)).fold(30.0, f64::max);
-        (widest + 14.0).min(f64::from(COLUMN) * 0.55)
+        self.wide().min(f64::from(self.sheet()) * 0.55)
     }
 
     /// The height of what stands over the rows.
@@ -109,7 +118,7 @@ impl Names {
         for (row, name) in self.rows.iter().enumerate() {
             let baseline = area.top + height * (row as f64 + 0.5) + TEXT * 0.36;
             drawing.text(
-                &shortened(name, area.left - 10.0),
+                &shortened_name(name, area.left - 10.0),
                 (area.left - 7.0, baseline),
                 TEXT,
                 Align::Right,
@@ -135,15 +144,22 @@ pub(super) fn shortened(text: &str, most: f64) -> String {
     letters[..count].iter().collect::<String>() + "…"
 }
 
+/// A configuration's name that is not wider than `most` pixels: its first part, the method, is what gives way.
+fn shortened_name(name: &str, most: f64) -> String {
+    let Some((first, rest)) = name.split_once(" · ") else { return shortened(name, most) };
+    let left = most - text_width(&format!(" · {rest}"), TEXT, false);
+    if left < 25.0 { shortened(name, most) } else { format!("{} · {rest}", shortened(first, left)) }
+}
+
 /// Draws the rows, and why a row is empty.
 fn plot(names: &Names, absent: &[Option<String>], series: &[Series], shown: &Shown) -> Drawing {
     let entries: Vec<Entry> = chart::entries(series.iter().map(|one| one.name.as_str()));
-    let (edge, right) = (8.0, f64::from(COLUMN) - 12.0);
+    let (edge, right) = (8.0, f64::from(names.sheet()) - 12.0);
     let lane = 8.5;
     let height = (series.len().min(MOST_SERIES) as f64 * lane + 8.0).max(19.0);
     let top = names.head() + chart::legend_height(&entries, edge, right);
     let area = Area { left: names.left(), top, right, bottom: top + height * names.rows().len() as f64 };
-    let mut drawing = Drawing::new(COLUMN, (area.bottom + BELOW) as u32);
+    let mut drawing = Drawing::new(names.sheet(), (area.bottom + BELOW) as u32);
     let seen: Vec<f64> = series.iter().flat_map(|one| &one.places).flat_map(Place::extent).collect();
     let x = Scale::around(&seen, shown.limits(&seen), area.left + 3.0, right - 3.0);
     chart::axis_below(&mut drawing, area, &chart::ticks(&x, 5), &shown.title(), true);
@@ -172,6 +188,25 @@ fn plot(names: &Names, absent: &[Option<String>], series: &[Series], shown: &Sho
             style.mark(&mut drawing, (x.at(place.summary.mean), y), 2.8, 1.0);
         }
     }
-    chart::legend(&mut drawing, &entries, edge, right, 2.0, true);
+    chart::legend(&mut drawing, &entries, (edge, right), 2.0, Sample::Mark);
     drawing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_method_gives_way_and_the_share_stays() {
+        let name = "SC-SSL (our reconstruction) · 10 % labelled";
+        let short = shortened_name(name, 150.0);
+        assert!(short.starts_with("SC-SSL") && short.ends_with("… · 10 % labelled"), "{short}");
+        assert!(text_width(&short, TEXT, false) <= 150.0);
+        assert_eq!(shortened_name(name, 500.0), name);
+        let names = |rows: &[&str]| Names {
+            title: String::new(),
+            rows: rows.iter().map(|&r| r.to_owned()).collect(),
+        };
+        assert_eq!((names(&["BCP"]).sheet(), names(&["BCP", name]).sheet()), (COLUMN, PAGE));
+    }
 }

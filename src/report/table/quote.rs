@@ -2,14 +2,20 @@
 
 use super::super::labels::Metric;
 use super::super::published::{Library, Row as Published};
+use super::super::sweep::Group;
 use super::build::{Frame, Wanted};
 use super::{Cell, Column, Holds, Quote, Row, Table};
 use crate::spec::report::Published as Choice;
+
+/// The metric of which sources say something whatever the data.
+const PARAMETERS: &str = "parameters";
 
 /// The published rows of a table.
 pub(super) struct Quotes<'a> {
     /// For each row of the table, those that say the same.
     beside: Vec<Vec<&'a Published>>,
+    /// For each row of the table, the parameters in millions that are published, with their sources.
+    parameters: Vec<Vec<(f64, String)>>,
     /// Rows of methods that were not run: their block and what is published.
     others: Vec<(usize, Vec<&'a Published>)>,
     /// For each column of published values, its values for [`Self::others`].
@@ -50,8 +56,12 @@ impl<'a> Quotes<'a> {
                 }
             }
         }
+        let counted = settings.metrics.iter().any(|metric| metric == PARAMETERS);
+        let parameters =
+            |group: &Group| if counted { library.parameters(sweep, &group.points) } else { vec![] };
+        let parameters: Vec<Vec<(f64, String)>> = frame.groups().map(parameters).collect();
         let mut notes = Vec::new();
-        if beside.iter().all(Vec::is_empty) && others.is_empty() {
+        if parameters.iter().all(Vec::is_empty) && beside.iter().all(Vec::is_empty) && others.is_empty() {
             notes.push(if library.knows_data(sweep, &frame.points) {
                 "No published row has the settings of a row of this table.".to_owned()
             } else {
@@ -59,9 +69,10 @@ impl<'a> Quotes<'a> {
             });
         }
         let axes: Vec<&str> = frame.axes.iter().map(|&axis| sweep.axes[axis].path.as_str()).collect();
-        notes.extend(library.claims(sweep, &frame.points, &axes));
+        notes.extend(library.claims(sweep, &frame.points, (&axes, &settings.metrics)));
         Self {
             beside,
+            parameters,
             others,
             other_cells: vec![],
             sources: vec![],
@@ -75,7 +86,8 @@ impl<'a> Quotes<'a> {
     pub(super) fn add_column(&mut self, table: &mut Table, wanted: &Wanted) {
         let metric = wanted.name.as_str();
         let said = |rows: &Vec<&Published>| rows.iter().any(|row| row.value(metric).is_some());
-        if !self.beside.iter().any(said) && !self.others.iter().any(|(_, rows)| said(rows)) {
+        let counted = metric == PARAMETERS && !self.parameters.iter().all(Vec::is_empty);
+        if !counted && !self.beside.iter().any(said) && !self.others.iter().any(|(_, rows)| said(rows)) {
             return;
         }
         // The last metric that was added; its differences may follow it.
@@ -85,7 +97,11 @@ impl<'a> Quotes<'a> {
                 Cell::Value(value) => Some(value.summary.mean),
                 _ => None,
             };
-            let cell = self.cell(&self.beside[row].clone(), metric, measured);
+            let cell = if counted {
+                self.cost(row, measured)
+            } else {
+                self.cell(&self.beside[row].clone(), metric, measured)
+            };
             table.rows[row].cells.push(cell);
         }
         let rows: Vec<Vec<&Published>> = self.others.iter().map(|(_, rows)| rows.clone()).collect();
@@ -100,16 +116,31 @@ impl<'a> Quotes<'a> {
         });
     }
 
+    /// The letter of a source, as a number.
+    fn source(&mut self, origin: String) -> usize {
+        self.sources.iter().position(|known| *known == origin).unwrap_or_else(|| {
+            self.sources.push(origin);
+            self.sources.len() - 1
+        })
+    }
+
+    /// The parameters that are published of a row of the table.
+    fn cost(&mut self, row: usize, measured: Option<f64>) -> Cell {
+        let published = self.parameters[row].clone();
+        let quote = |(value, source): (f64, String)| {
+            let difference = measured.map(|measured| measured - value);
+            Quote { value, sources: vec![self.source(source)], difference }
+        };
+        let quotes: Vec<Quote> = published.into_iter().map(quote).collect();
+        if quotes.is_empty() { Cell::Blank } else { Cell::Published(quotes) }
+    }
+
     /// The values of `rows`, each once, with the letters of their sources.
     fn cell(&mut self, rows: &[&Published], metric: &str, measured: Option<f64>) -> Cell {
         let mut quotes: Vec<(Quote, &Published)> = Vec::new();
         for &row in rows {
             let Some(value) = row.value(metric) else { continue };
-            let origin = row.origin();
-            let source = self.sources.iter().position(|known| *known == origin).unwrap_or_else(|| {
-                self.sources.push(origin);
-                self.sources.len() - 1
-            });
+            let source = self.source(row.origin());
             if let Some((_, other)) =
                 quotes.iter().find(|(quote, other)| quote.value != value && other.same_protocol(row))
             {

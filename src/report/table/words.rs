@@ -116,24 +116,56 @@ fn tests(frame: &Frame, table: &Table) -> Option<String> {
         let why = if several { "names several rows" } else { "is not in this table" };
         return Some(format!("The row to compare with ({row}) {why}: no test, no difference."));
     }
-    let tested: Vec<usize> = table
-        .rows
-        .iter()
-        .flat_map(|row| &row.cells)
-        .filter_map(|cell| match cell {
-            Cell::Value(value) => value.test.map(|test| test.pairs),
-            _ => None,
-        })
-        .collect();
-    let (least, most) = (tested.iter().min()?, tested.iter().max()?);
+    let families = families(table);
+    let tested = || families.iter().flatten();
+    let (least, most) = (tested().min()?, tested().max()?);
     let pairs = if least == most { least.to_string() } else { format!("{least} to {most}") };
     let difference =
         if frame.settings.difference { format!("Δ: mean less that of {row}. ") } else { String::new() };
-    let each = if frame.blocks.len() > 1 { "block" } else { "column" };
-    Some(format!(
-        "{difference}† p < 0.05, ‡ p < 0.01 against {row}: paired Wilcoxon signed-rank test over {pairs} patients (mean over seeds, \
-         volumes and classes), Holm's correction over the rows of a {each}."
-    ))
+    let each = if frame.blocks.len() > 1 { "a block of a column" } else { "a column" };
+    let test = format!(
+        "paired Wilcoxon signed-rank test over {pairs} patients (mean over seeds, volumes and classes), Holm's correction over \
+         the rows of {each}"
+    );
+    let done = |group: &Group| group.points.iter().filter(|&&point| sweep.points[point].done()).count();
+    let training = if frame.groups().all(|group| done(group) < 2) {
+        " Each row is one training: the test is about patients, and ignores how trainings differ."
+    } else {
+        ""
+    };
+    // Where no outcome could be marked, a table without marks says nothing.
+    let least = families.iter().map(|family| least_possible(family)).fold(f64::INFINITY, f64::min);
+    let marks = if least < 0.05 {
+        format!("† p < 0.05, ‡ p < 0.01 against {row}: {test}.")
+    } else {
+        format!(
+            "No mark could appear: against {row}, the {test}, has p of {least:.3} at least, however large a difference."
+        )
+    };
+    Some(format!("{difference}{marks}{training}"))
+}
+
+/// The tests that are corrected together, a block of a column each: the patients of each test.
+fn families(table: &Table) -> Vec<Vec<usize>> {
+    let mut families: Vec<((usize, usize), Vec<usize>)> = Vec::new();
+    for row in &table.rows {
+        for (column, cell) in row.cells.iter().enumerate() {
+            let Cell::Value(value) = cell else { continue };
+            let Some(test) = value.test else { continue };
+            match families.iter_mut().find(|(place, _)| *place == (row.block, column)) {
+                Some((_, family)) => family.push(test.pairs),
+                None => families.push(((row.block, column), vec![test.pairs])),
+            }
+        }
+    }
+    families.into_iter().map(|(_, family)| family).collect()
+}
+
+/// The least p that Holm's correction can leave of any of these tests: the signed-rank test over n patients has 2 · 2⁻ⁿ at
+/// least, where all differences have one sign, and the smallest of m is multiplied by m.
+fn least_possible(family: &[usize]) -> f64 {
+    let most = family.iter().copied().max().unwrap_or(0);
+    (family.len() as f64 * 2.0 * 0.5_f64.powi(most as i32)).min(1.0)
 }
 
 /// What every table says first where the test patients chose the networks.

@@ -84,7 +84,7 @@ fn every_kind_draws_and_exports_what_it_shows() {
 }
 
 /// 300 pixels an inch, and as wide as a journal's column or page.
-fn is_300_dpi(bytes: &[u8]) {
+pub(super) fn is_300_dpi(bytes: &[u8]) {
     let reader = png::Decoder::new(bytes).read_info().unwrap();
     let info = reader.info();
     let dims = info.pixel_dims.unwrap();
@@ -155,7 +155,7 @@ fn figures_keep_within_their_sheets() {
         ("sensitivity", sensitivity(temporary.path())),
     ] {
         let sweep = Sweep::new(&frames.points).unwrap();
-        for settings in crate::report::figures::chosen(&sweep) {
+        for settings in crate::report::chosen::chosen(&sweep) {
             for figure in all(&frames, &settings).unwrap() {
                 let (width, height) = (f64::from(figure.drawing.width), f64::from(figure.drawing.height));
                 for shape in &figure.drawing.shapes {
@@ -196,13 +196,139 @@ fn figures_keep_within_their_sheets() {
     }
 }
 
-/// Series that share mark and dashes differ in grey; neighbours differ in mark.
+/// Of any two of the twelve methods, or of as many series as have styles: mark, filling or dashes differ, or the lightness;
+/// where the colour is the same, the mark and its filling are not.
 #[test]
 fn series_are_told_apart_in_grey() {
-    let grey: Vec<f64> = (0..8).map(|index| chart::luminance(chart::style(index).colour)).collect();
-    for index in 0..4 {
-        assert!((grey[index] - grey[index + 4]).abs() > 0.1, "{index}: {grey:?}");
+    let styles: Vec<chart::Style> = (0..chart::MOST_STYLES).map(chart::style).collect();
+    assert!(styles.len() >= 12);
+    for (index, one) in styles.iter().enumerate() {
+        for other in &styles[..index] {
+            let lightness = (chart::luminance(one.colour) - chart::luminance(other.colour)).abs();
+            assert!(one.in_grey() != other.in_grey() || lightness > 0.1, "{one:?} and {other:?}");
+            let (one_grey, other_grey) = (one.in_grey(), other.in_grey());
+            assert!(one.colour != other.colour || (one_grey.0 != other_grey.0 && one_grey.1 != other_grey.1));
+        }
     }
+    let [full, hollow] = [0, 8].map(|index| {
+        let mut drawing = crate::report::drawing::Drawing::new(20, 20);
+        chart::style(index).mark(&mut drawing, (10.0, 10.0), 2.8, 1.0);
+        drawing.shapes.len()
+    });
+    assert_eq!((full, hollow), (1, 2), "a hollow mark has white in it");
+}
+
+/// What is not drawn is said, and why a bar is not there.
+#[test]
+fn figures_say_what_failed_and_what_is_missing() {
+    let temporary = TempDir::new().unwrap();
+    let mut frames = ablation(temporary.path(), 1, true);
+    let figure = one(&frames, &of(FigureKind::Ablation, &[]));
+    assert!(
+        figure.caption.ends_with("0 of 4 points failed, 1 missing: nothing here stands on them."),
+        "{}",
+        figure.caption
+    );
+    let status = frames.points.column("status").unwrap().str().unwrap();
+    let failed: Vec<Option<&str>> =
+        status.iter().map(|status| if status == Some("missing") { Some("failed") } else { status }).collect();
+    let failed = polars::prelude::Column::new("status".into(), failed);
+    frames.points.replace("status", failed).unwrap();
+    let figure = one(&frames, &of(FigureKind::Ablation, &[]));
+    assert!(figure.caption.contains("1 of 4 points failed, 0 missing"), "{}", figure.caption);
+    let text = |wanted: &str| {
+        figure.drawing.shapes.iter().any(|shape| matches!(shape, Shape::Text(label) if label.text == wanted))
+    };
+    assert!(text("failed") && !text("missing"));
+    let whole = one(&ablation(temporary.path(), 1, false), &of(FigureKind::Ablation, &[]));
+    assert!(!whole.caption.contains("failed"), "{}", whole.caption);
+}
+
+/// Bands are of several seeds; what is a share stays within 0 and 100 %.
+#[test]
+fn learning_curves_say_what_they_draw() {
+    let temporary = TempDir::new().unwrap();
+    let loss = |seeds: u64| {
+        all(&ablation(temporary.path(), seeds, false), &of(FigureKind::Learning, &[])).unwrap().swap_remove(0)
+    };
+    assert!(loss(2).caption.contains("band: lowest to highest seed"));
+    assert!(!loss(1).caption.contains("band"), "{}", loss(1).caption);
+    let mut frames = ablation(temporary.path(), 2, false);
+    let steps = frames.history.column("step").unwrap().i64().unwrap().clone();
+    let accepted: Vec<f64> = steps.iter().map(|step| if step.unwrap() < 20 { 0.0 } else { 1.0 }).collect();
+    frames.history.with_column(polars::prelude::Column::new("accepted".into(), accepted)).unwrap();
+    let figure = one(&frames, &of(FigureKind::Accepted, &[]));
+    let ticks: Vec<&str> = figure
+        .drawing
+        .shapes
+        .iter()
+        .filter_map(|shape| match shape {
+            Shape::Text(label) if label.align == crate::report::drawing::Align::Right => {
+                Some(label.text.as_str())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!((ticks.first(), ticks.last()), (Some(&"0"), Some(&"100")), "{ticks:?}");
+}
+
+/// Of more configurations than a diagram holds the best are ranked, and the others named.
+#[test]
+fn ranks_of_many_configurations_name_those_left_out() {
+    let temporary = TempDir::new().unwrap();
+    let point = |index: usize| {
+        let axes = vec![("train.batch", json!(index))];
+        record(
+            temporary.path(),
+            index,
+            &Wanted { axes, dice: 0.5 + 0.01 * index as f64, status: Status::Done },
+        )
+    };
+    let points: Vec<PointRecord> = (0..26).map(point).collect();
+    let figure = one(&collect("many", &points, &[]).unwrap(), &of(FigureKind::Ranks, &[]));
+    assert_eq!(figure.data.rows.len(), 24);
+    assert!(
+        figure.caption.contains(
+            "Of 26 configurations the 24 of the best means are ranked; not among them: Batch = 0; Batch = 1."
+        ),
+        "{}",
+        figure.caption
+    );
+}
+
+/// Where there is no store, images of the report before stay, with their captions.
+#[test]
+fn images_are_kept_where_there_is_no_store() {
+    let temporary = TempDir::new().unwrap();
+    let wanted = Wanted { axes: vec![("tau", json!(0.9))], dice: 0.8, status: Status::Done };
+    let points = [record(temporary.path(), 0, &wanted)];
+    let dir = folder(&temporary, "kept");
+    let with = collect("kept", &points, &[model(temporary.path(), "any")]).unwrap();
+    rendered(&with, "kept", &ReportSettings::default(), &dir);
+    let before = read(&dir, "index.html");
+    assert!(before.contains("Sampled from noise"));
+    let without = collect("kept", &points, &[]).unwrap();
+    for _ in 0..2 {
+        let files = rendered(&without, "kept", &ReportSettings::default(), &dir).files;
+        let page = read(&dir, "index.html");
+        assert_eq!(page.matches("Sampled from noise").count(), 1);
+        assert!(page.contains("those of the report before this one"), "and it says so");
+        assert!(files.contains(&dir.join("figures/diffusion_samples_1.png")));
+        assert!(dir.join("figures/diffusion_samples_1.png").is_file());
+    }
+    // Not where no images shall be shown, nor those of points that are no longer there.
+    fs::write(dir.join("figures/diffusion_samples_1.csv"), "model,point\nany,0123\n").unwrap();
+    rendered(&without, "kept", &ReportSettings::default(), &dir);
+    assert!(!read(&dir, "index.html").contains("Sampled from noise"));
+    rendered(&with, "kept", &ReportSettings::default(), &dir);
+    rendered(
+        &without,
+        "kept",
+        &ReportSettings { pictures: Pictures::None, ..ReportSettings::default() },
+        &dir,
+    );
+    assert!(!read(&dir, "index.html").contains("Sampled from noise"));
+    assert!(!dir.join("figures/diffusion_samples_1.png").exists());
 }
 
 /// From a cell of the page's tables to its points and their stages.
