@@ -187,7 +187,10 @@ impl Slurm {
         let Some(since) = array.unsure else { return Ok(false) };
         // An element that ran knows the number, too.
         if let Some(id) = by_name.get(array.record.name.as_str()).copied().or_else(|| array.record.id()) {
-            array.record.confirm(id)?;
+            let confirmed = array.record.confirm(id);
+            if !array.found {
+                confirmed?; // another run's record may be gone: that run has collected the job
+            }
             (array.id, array.unsure) = (Some(id), None);
             self.watch.full = None;
             self.unsent.retain(|&other| other != number);
@@ -195,10 +198,11 @@ impl Slurm {
             self.news.push(Update::Note(format!("job {id}: {what} ×{live}, which Slurm had taken")));
             return Ok(true);
         }
-        if begun < since + self.patience.unconfirmed {
+        let collected = array.found && array.record.job().is_none();
+        if begun < since + self.patience.unconfirmed && !collected {
             return Ok(false);
         }
-        if array.found && self.store.is_submitter(&array.job.submitter) {
+        if array.found && !collected && self.store.is_submitter(&array.job.submitter) {
             array.unsure = Some(Instant::now()); // another run is about to submit it
             return Ok(false);
         }
