@@ -205,16 +205,9 @@ fn more_evaluations_than_slurm_tells_apart_each_follow_their_training() {
     let many = many.replace("method: mcsd", "method: supervised").replace("  tau: 0.3\n  dic: false\n", "");
     let many =
         many.replace("iterations: 8,", "iterations: 2,").replace("validate_every: 4", "validate_every: 2");
-    let plain: String = many
-        .lines()
-        .filter(|line| {
-            !line.contains("diffusion:")
-                && !line.contains("timesteps:")
-                && !line.contains("blocks:")
-                && !line.contains("feature_dim:")
-        })
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let unread = ["diffusion:", "timesteps:", "blocks:", "feature_dim:"];
+    let lines = many.lines().filter(|line| !unread.iter().any(|key| line.contains(key)));
+    let plain = lines.collect::<Vec<_>>().join("\n");
     let (wanted, _) = local(&plain);
     for site in Site::all("more than ten trainings with an evaluation each") {
         for (cluster, jobs) in [(TOGETHER, 2), (CLUSTER, 4)] {

@@ -55,7 +55,11 @@ pub(super) fn mcsd(batch: usize, size: usize) -> Result<Prepared> {
     let method = methods::build(settings, &shapes)?;
     let sampler = Sampler::new(data, settings, 2, features)?;
     let (give, take) = sync_channel(0);
-    thread::spawn(move || (0..).map(|step| sampler.batch(step)).try_for_each(|batch| give.send(batch)));
+    thread::spawn(move || {
+        let mut batches = (0..).map(|step| sampler.batch(step));
+        // Until nobody takes them any more.
+        while batches.next().is_some_and(|batch| give.send(batch).is_ok()) {}
+    });
     let mut sgd = Sgd::new(settings.train.momentum, settings.train.weight_decay);
     let (work, memory) = (cost::train_step(settings), cost::train_step_memory(settings));
     let parameters = method.params().count();

@@ -151,6 +151,9 @@ pub fn step(settings: &Settings) -> Result<Work> {
     }))
 }
 
+/// The losses of a step from what is fixed.
+type Loss = Box<dyn FnMut(&Tape, usize) -> Result<Var>>;
+
 /// Forward passes on a tape; those without gradient are made beside it.
 type Run = Box<dyn FnMut(&Tape, usize) -> Result<Vec<Var>>>;
 
@@ -333,7 +336,7 @@ fn rest(settings: &Settings) -> Result<Work> {
 }
 
 /// The loss of the method from fixed logits, and what goes into it beside them.
-fn losses(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>>> {
+fn losses(fixed: Fixed) -> Result<Loss> {
     let (weight, tau) = (0.05, fixed.settings.tau as f32);
     let total = |losses: Result<Losses>| losses.map(|losses| losses.total);
     Ok(match fixed.settings.method {
@@ -382,7 +385,7 @@ fn losses(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>>> {
             let all: Vec<Var> = (0..decoders).map(|at| fixed.all(tape, at)).collect();
             total(mc_net::step_loss(tape, &all, &fixed.target, weight, fixed.loss))
         }),
-        Method::Bcp => copy_paste(fixed)?,
+        Method::Bcp => copy_paste(&fixed)?,
         Method::ScSsl => self_correction(fixed)?,
         Method::Unimatch => {
             let views = strong_views(&fixed.settings)?;
@@ -415,8 +418,8 @@ fn losses(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>>> {
 }
 
 /// Boxes, both pseudo-labels, their components, and the mixed losses of both passes.
-fn copy_paste(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>>> {
-    let batch = fixed.settings.train.batch;
+fn copy_paste(fixed: &Fixed) -> Result<Loss> {
+    let (batch, side) = (fixed.settings.train.batch, fixed.settings.size);
     ensure!(batch.is_multiple_of(2), "copy-paste takes an even number of images, not {batch}");
     let half = batch / 2;
     let first = |all: &Tensor| all.narrow(0, 0, half)?.contiguous();
@@ -425,7 +428,6 @@ fn copy_paste(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>
     let [a, b] = logits;
     let (a, b, taught) = (a?, b?, first(&fixed.logits[3])?);
     Ok(Box::new(move |tape, index| {
-        let side = fixed.settings.size;
         let mask = Mask::draw(&mut stream(0, "copy-paste", index as u64), half, side)?;
         let label = || components::largest(&Pseudo::of(&taught)?.label);
         let (pl_a, pl_b) = (label()?, label()?);
@@ -437,7 +439,7 @@ fn copy_paste(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>
 }
 
 /// What the corrector sees, the losses of three networks, and the contrast of the learners' features.
-fn self_correction(fixed: Fixed) -> Result<Box<dyn FnMut(&Tape, usize) -> Result<Var>>> {
+fn self_correction(fixed: Fixed) -> Result<Loss> {
     let (batch, size, width) =
         (fixed.settings.train.batch, fixed.settings.size, fixed.settings.unet.channels[0]);
     let mut b = Builder::new(0);

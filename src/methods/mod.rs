@@ -30,11 +30,11 @@ use crate::diffusion::schedule::normal;
 use crate::diffusion::unet::BlockShape;
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
+pub use crate::ops::Figure;
 use crate::ops::{Mode, Place, Tape, Var};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{Method as Name, Settings, SupervisedLoss, TestStream};
 use batch::{Batch, View};
-pub use crate::ops::Figure;
 
 /// Classes of every data set so far: background, right ventricle, myocardium, left ventricle.
 pub const CLASSES: usize = 4;

@@ -34,7 +34,8 @@ pub(super) fn chosen(sweep: &Sweep) -> Vec<FigureSettings> {
             push(FigureKind::Ablation, &flags, only.clone());
         }
         // Bars say all of a sweep that has nothing but modules.
-        if !other.is_empty() && !(modules.is_some() && flags.len() == other.len()) {
+        let only_modules = modules.is_some() && flags.len() == other.len();
+        if !other.is_empty() && !only_modules {
             push(FigureKind::Category, &other, vec![]);
         }
     }

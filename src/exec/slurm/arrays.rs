@@ -122,7 +122,7 @@ pub(super) fn pack(
             classes.add((new[n].kind, new[n].shortages), n, nearest(after, &known));
         }
         for ((kind, shortages), waits, members) in classes.finish() {
-            for chunk in chunks(members, &waits, most(kind), one_by_one) {
+            for chunk in chunks(&members, &waits, most(kind), one_by_one) {
                 let array = first + packed.len();
                 for (&index, &n) in &chunk {
                     let place = Place { array, index };
@@ -226,7 +226,12 @@ impl Classes {
 }
 
 /// Cuts a class into arrays of at most `most` elements, or `one_by_one`.
-fn chunks(members: Members, waits: &Waits, most: u32, one_by_one: u32) -> Vec<BTreeMap<u32, usize>> {
+fn chunks(
+    members: &[(Option<u32>, usize)],
+    waits: &Waits,
+    most: u32,
+    one_by_one: u32,
+) -> Vec<BTreeMap<u32, usize>> {
     if let Waits::ForEach(_) = waits {
         // The indices are those of an array that was cut before.
         let chunk = |part: &[(Option<u32>, usize)]| part.iter().filter_map(|&(i, n)| Some((i?, n))).collect();

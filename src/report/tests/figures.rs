@@ -5,6 +5,7 @@ use crate::report::cases::Cases;
 use crate::report::drawing::Shape;
 use crate::report::figures::{Figure, Source, draw};
 use crate::spec::report::OneOrMany;
+use crate::store::files::write_atomic;
 
 /// Methods over label ratios, with a second axis of numbers.
 fn methods(dir: &Path) -> Frames {
@@ -317,7 +318,7 @@ fn images_are_kept_where_there_is_no_store() {
         assert!(dir.join("figures/diffusion_samples_1.png").is_file());
     }
     // Not where no images shall be shown, nor those of points that are no longer there.
-    fs::write(dir.join("figures/diffusion_samples_1.csv"), "model,point\nany,0123\n").unwrap();
+    write_atomic(dir.join("figures/diffusion_samples_1.csv"), "model,point\nany,0123\n").unwrap();
     rendered(&without, "kept", &ReportSettings::default(), &dir);
     assert!(!read(&dir, "index.html").contains("Sampled from noise"));
     rendered(&with, "kept", &ReportSettings::default(), &dir);
