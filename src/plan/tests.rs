@@ -337,9 +337,9 @@ fn keys_never_change_by_accident() {
     c1f243b6c60bfc31a534e9829cafd959 features t=250 block=2
     d654be4c561f18f7addd9593739a786d features t=250 block=4
     8ed791fdae212565069dcb9bebff5eb0 features t=250 block=6
-    3275657a88285bf9040a2bf6e5c9dbda train supervised 7 cases seed=0
+    8a5145cbf38a725d30f22250e03651d8 train supervised 7 cases seed=0
     be7069783c0512baf953a5497f83323c train mcsd 7 cases dfm dic seed=0
-    007df471c4303abb5400fbb0b242176c evaluate supervised 7 cases seed=0
+    20af6ffc0ec694cbd9be49ae2ae47ea7 evaluate supervised 7 cases seed=0
     a288efc40674b8cee3f2a7f0637143dd evaluate mcsd 7 cases dfm dic seed=0
     ");
 }
