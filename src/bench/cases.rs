@@ -149,7 +149,7 @@ pub(super) fn mcsd_step(batch: usize, size: usize) -> Result<Prepared> {
         let now = Step { index: index as usize, total: settings.steps() };
         index += 1;
         let losses = method.loss(&tape, &data, now)?;
-        sgd.step(method.params().trainable(), &tape.backward(&losses.total)?, 0.01)
+        methods::update(&*method, &mut sgd, &tape.backward(&losses.total)?, 0.01, now)
     };
     Ok(Prepared { step: Box::new(step), repeats: 1, work, parameters, memory: Some(memory) })
 }

@@ -368,7 +368,7 @@ fn on_cpu(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 
 type Updated = fn() -> Result<Vec<Tensor>>;
 
-const UPDATES: [(&str, Updated); 5] = [
+const UPDATES: [(&str, Updated); 6] = [
     ("sgd", || {
         let (params, gradients) = parameters(1)?;
         let mut sgd = Sgd::new(0.9, 1e-4);
@@ -376,6 +376,14 @@ const UPDATES: [(&str, Updated); 5] = [
             sgd.step(&params, &gradients, 0.01)?;
         }
         on_cpu(&params)
+    }),
+    ("sgd and average", || {
+        let ((params, gradients), (average, _)) = (parameters(5)?, parameters(5)?);
+        let mut sgd = Sgd::new(0.9, 1e-4);
+        for _ in 0..3 {
+            sgd.step_and_average(&params, &gradients, 0.01, &average, 0.99)?;
+        }
+        on_cpu(&[params, average].concat())
     }),
     ("adamw and average", || {
         let ((params, gradients), (average, _)) = (parameters(2)?, parameters(2)?);

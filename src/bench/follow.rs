@@ -70,8 +70,7 @@ fn losses(
         let now = Step { index, total: settings.steps() };
         let losses = method.loss(&tape, &batch(index)?.put(&Place::current())?, now)?;
         all.push(f64::from(losses.total.scalar()?));
-        sgd.step(method.params().trainable(), &tape.backward(&losses.total)?, settings.train.lr)?;
-        method.after_step(now)?;
+        methods::update(&*method, &mut sgd, &tape.backward(&losses.total)?, settings.train.lr, now)?;
     }
     Ok(all)
 }

@@ -23,7 +23,7 @@ use crate::nn::params::{Builder, Params};
 use crate::nn::pyramid::PyramidNet;
 use crate::nn::swin::SwinUnet;
 use crate::nn::unet::UNet;
-use crate::ops::{Mode, Sgd, Tape, Var, softmax_eval};
+use crate::ops::{Gradients, Mode, Sgd, Tape, Var, softmax_eval};
 use crate::rng::stream;
 use crate::spec::settings::{Method, Preset, Settings, SupervisedLoss};
 
@@ -146,8 +146,7 @@ pub fn step(settings: &Settings) -> Result<Work> {
         let tape = Tape::new(Mode::Train, index as u64);
         let step = Step { index, total: TOTAL };
         let losses = method.loss(&tape, &batch, step)?;
-        sgd.step(method.params().trainable(), &tape.backward(&losses.total)?, 1e-4)?;
-        method.after_step(step)
+        methods::update(&*method, &mut sgd, &tape.backward(&losses.total)?, 1e-4, step)
     }))
 }
 
@@ -324,14 +323,16 @@ impl Fixed {
 /// What a step of the method does beside passes and the optimiser's step.
 fn rest(settings: &Settings) -> Result<Work> {
     let fixed = Fixed::new(settings)?;
-    // Averages of weights: those of the method itself.
+    // Averages of weights: those of the method itself, after a step without gradients.
+    let mut sgd = Sgd::new(0.0, 0.0);
     let averaging = settings.method.has_teacher().then(|| methods::build(settings, &[])).transpose()?;
     let mut loss = losses(fixed)?;
     Ok(Box::new(move |index| {
         let tape = Tape::new(Mode::Train, index as u64);
         let total = loss(&tape, index)?;
         drop(black_box(tape.backward(&total)?));
-        averaging.iter().try_for_each(|method| method.after_step(Step { index, total: TOTAL }))
+        let (none, step) = (Gradients::default(), Step { index, total: TOTAL });
+        averaging.iter().try_for_each(|method| methods::update(&**method, &mut sgd, &none, 0.0, step))
     }))
 }
 

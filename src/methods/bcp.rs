@@ -61,7 +61,7 @@ impl Bcp {
         let params = b.finish();
         let average = Average::of(&params, &settings.teacher)?;
         if settings.bcp.pretrain == 0 {
-            average.copy()?;
+            average.copy(params.trainable())?;
         }
         Ok(Self { params, student, teacher, average, settings: settings.bcp.clone(), seed: settings.seed })
     }
@@ -104,8 +104,8 @@ impl Method for Bcp {
         losses(total, &[("labelled_in_unlabelled", &inward), ("unlabelled_in_labelled", &outward)])
     }
 
-    fn after_step(&self, step: Step) -> Result<()> {
-        if step.index < self.settings.pretrain { Ok(()) } else { self.average.update(step) }
+    fn average(&self, step: Step) -> Option<&Average> {
+        (step.index >= self.settings.pretrain).then_some(&self.average)
     }
 
     fn restart(&self) -> Option<usize> {
@@ -113,7 +113,7 @@ impl Method for Bcp {
     }
 
     fn after_restart(&self) -> Result<()> {
-        self.average.copy()
+        self.average.copy(self.params.trainable())
     }
 
     fn predict(&self, view: &View) -> Result<Tensor> {

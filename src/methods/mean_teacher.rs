@@ -26,7 +26,7 @@ pub struct MeanTeacher {
 pub(super) struct Pair {
     pub(super) student: UNet,
     teacher: UNet,
-    average: Average,
+    pub(super) average: Average,
     seed: u64,
 }
 
@@ -51,10 +51,6 @@ impl Pair {
         let purpose = format!("teacher/{pass}");
         let images = noisy(images, self.seed, &format!("{purpose}/noise"), step.index as u64)?;
         softmax_eval(&teach(&self.teacher, &images, stream_seed(self.seed, &purpose, step.index as u64))?)
-    }
-
-    pub(super) fn update(&self, step: Step) -> Result<()> {
-        self.average.update(step)
     }
 }
 
@@ -84,8 +80,8 @@ impl Method for MeanTeacher {
         losses(total, &[("supervised", &supervised), ("consistency", &consistency)])
     }
 
-    fn after_step(&self, step: Step) -> Result<()> {
-        self.pair.update(step)
+    fn average(&self, _: Step) -> Option<&Average> {
+        Some(&self.pair.average)
     }
 
     fn predict(&self, view: &View) -> Result<Tensor> {

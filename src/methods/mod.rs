@@ -31,9 +31,10 @@ use crate::diffusion::unet::BlockShape;
 use crate::nn::params::{Builder, Params};
 use crate::nn::unet::UNet;
 pub use crate::ops::Figure;
-use crate::ops::{Mode, Place, Tape, Var};
+use crate::ops::{Gradients, Mode, Place, Sgd, Tape, Var};
 use crate::rng::{stream, stream_seed};
 use crate::spec::settings::{Method as Name, Settings, SupervisedLoss, TestStream};
+use average::Average;
 use batch::{Batch, View};
 
 /// Classes of every data set so far: background, right ventricle, myocardium, left ventricle.
@@ -54,9 +55,9 @@ pub trait Method {
     /// The loss of one batch and its parts.
     fn loss(&self, tape: &Tape, batch: &Batch, step: Step) -> Result<Losses>;
 
-    /// What follows the optimiser's step: moving averages.
-    fn after_step(&self, _step: Step) -> Result<()> {
-        Ok(())
+    /// The moving average that follows the optimiser's step.
+    fn average(&self, _step: Step) -> Option<&Average> {
+        None
     }
 
     /// The step before which training starts anew from the best network so far, and its optimiser.
@@ -71,6 +72,21 @@ pub trait Method {
 
     /// Class probabilities `[B, C, S, S]` of a view, in evaluation mode.
     fn predict(&self, view: &View) -> Result<Tensor>;
+}
+
+/// What follows the gradients of a step: the optimiser's step, and the method's average in the same pass.
+pub fn update(
+    method: &dyn Method,
+    optimiser: &mut Sgd,
+    gradients: &Gradients,
+    lr: f64,
+    step: Step,
+) -> Result<()> {
+    let trained = method.params().trainable();
+    match method.average(step) {
+        Some(average) => average.follow(optimiser, trained, gradients, lr, step),
+        None => optimiser.step(trained, gradients, lr),
+    }
 }
 
 /// Where the training stands.

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 
+use super::average::Average;
 use super::batch::{Batch, View};
 use super::mean_teacher::Pair;
 use super::pseudo::mean_of;
@@ -64,8 +65,8 @@ impl Method for UaMt {
         Ok(losses)
     }
 
-    fn after_step(&self, step: Step) -> Result<()> {
-        self.pair.update(step)
+    fn average(&self, _: Step) -> Option<&Average> {
+        Some(&self.pair.average)
     }
 
     fn predict(&self, view: &View) -> Result<Tensor> {

@@ -15,6 +15,14 @@ multiversion! { fn sgd_chunk(w: &mut [f32], v: &mut [f32], g: &[f32], lr: f32, m
         *w -= lr * *v;
     }
 } }
+multiversion! { fn sgd_average_chunk(w: &mut [f32], v: &mut [f32], a: &mut [f32], g: &[f32], c: [f32; 3], average: [f32; 2]) {
+    let ([lr, momentum, weight_decay], [decay, rest]) = (c, average);
+    for (((w, v), a), &g) in w.iter_mut().zip(v).zip(a).zip(g) {
+        *v = *v * momentum + (g + weight_decay * *w);
+        *w -= lr * *v;
+        *a = *a * decay + *w * rest;
+    }
+} }
 multiversion! { fn adam_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], c: [f32; 7]) {
     let [shrink, beta1, rest1, beta2, rest2, step, eps_scaled] = c;
     for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
@@ -24,8 +32,8 @@ multiversion! { fn adam_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[
         *w = *w * shrink - step * *m / (v.sqrt() + eps_scaled);
     }
 } }
-multiversion! { fn adam_average_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], a: &mut [f32], g: &[f32], c: [f32; 7], decay: f32, rest: f32) {
-    let [shrink, beta1, rest1, beta2, rest2, step, eps_scaled] = c;
+multiversion! { fn adam_average_chunk(w: &mut [f32], m: &mut [f32], v: &mut [f32], a: &mut [f32], g: &[f32], c: [f32; 7], average: [f32; 2]) {
+    let ([shrink, beta1, rest1, beta2, rest2, step, eps_scaled], [decay, rest]) = (c, average);
     for ((((w, m), v), a), &g) in w.iter_mut().zip(m).zip(v).zip(a).zip(g) {
         *m = *m * beta1 + g * rest1;
         *v = *v * beta2 + g * g * rest2;
@@ -55,25 +63,59 @@ impl Sgd {
 
     /// Updates `params` in place, always given in the same order; one without a gradient stays as it is.
     pub fn step(&mut self, params: &[Tensor], grads: &Gradients, lr: f64) -> Result<()> {
+        self.step_then(params, grads, lr, None)
+    }
+
+    /// [`step`](Self::step) and then [`ema`] of `params` in `average`, in one pass over memory.
+    pub fn step_and_average(
+        &mut self,
+        params: &[Tensor],
+        grads: &Gradients,
+        lr: f64,
+        average: &[Tensor],
+        decay: f64,
+    ) -> Result<()> {
+        check_average(average, params)?;
+        self.step_then(params, grads, lr, Some((average, decay)))
+    }
+
+    fn step_then(
+        &mut self,
+        params: &[Tensor],
+        grads: &Gradients,
+        lr: f64,
+        average: Option<(&[Tensor], f64)>,
+    ) -> Result<()> {
         fit(&mut self.velocity, params)?;
-        let (lr, momentum, decay) = (lr as f32, self.momentum as f32, self.weight_decay as f32);
+        let constants = [lr, self.momentum, self.weight_decay].map(|c| c as f32);
         if let Some(gpu) = params.first().and_then(Gpu::of) {
-            let each = params.iter().zip(&self.velocity);
-            let rows =
-                each.filter_map(|(param, v)| Some(vec![param, v, grads.get(param)?])).collect::<Vec<_>>();
-            return gpu.update(Update::Sgd([lr, momentum, decay]), &rows);
+            let update = |decay| Update::Sgd(constants, decay);
+            return update_on(&gpu, update, params, &[&self.velocity], grads, average);
         }
-        for (param, velocity) in params.iter().zip(&self.velocity) {
-            let Some(gradient) = grads.get(param) else { continue };
+        for (i, (param, velocity)) in params.iter().zip(&self.velocity).enumerate() {
+            let average = average.map(|(all, decay)| (&all[i], weights_of(decay)));
+            let Some(gradient) = grads.get(param) else {
+                if let Some((average, weights)) = average {
+                    ema_one(average, param, weights)?;
+                }
+                continue;
+            };
             let gradient = floats(gradient)?;
             let gradient: &[f32] = &gradient;
-            update(param, |w| {
-                update(velocity, |v| {
-                    let work = w.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-                    let work = work.zip(gradient.par_chunks(CHUNK));
+            let change = |w: &mut [f32], v: &mut [f32]| {
+                let work =
+                    w.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
+                let Some((average, weights)) = average else {
+                    let [lr, momentum, decay] = constants;
                     work.for_each(|((w, v), g)| sgd_chunk(w, v, g, lr, momentum, decay));
+                    return Ok(());
+                };
+                update(average, |a| {
+                    work.zip(a.par_chunks_mut(CHUNK))
+                        .for_each(|(((w, v), g), a)| sgd_average_chunk(w, v, a, g, constants, weights));
                 })
-            })??;
+            };
+            update(param, |w| update(velocity, |v| change(w, v)))???;
         }
         Ok(())
     }
@@ -122,15 +164,7 @@ impl AdamW {
         average: &[Tensor],
         decay: f64,
     ) -> Result<()> {
-        ensure!(average.len() == params.len(), "{} averages of {} values", average.len(), params.len());
-        for (average, param) in average.iter().zip(params) {
-            ensure!(
-                average.dims() == param.dims(),
-                "shapes {:?} and {:?} differ",
-                average.dims(),
-                param.dims()
-            );
-        }
+        check_average(average, params)?;
         self.step_then(params, grads, lr, Some((average, decay)))
     }
 
@@ -157,13 +191,14 @@ impl AdamW {
         ]
         .map(|c| c as f32);
         if let Some(gpu) = params.first().and_then(Gpu::of) {
-            return self.step_on(&gpu, params, grads, constants, average);
+            let update = |decay| Update::Adam(constants, decay);
+            return update_on(&gpu, update, params, &[&self.first, &self.second], grads, average);
         }
         for (i, ((param, m), v)) in params.iter().zip(&self.first).zip(&self.second).enumerate() {
-            let average = average.map(|(all, decay)| (&all[i], decay as f32, (1.0 - decay) as f32));
+            let average = average.map(|(all, decay)| (&all[i], weights_of(decay)));
             let Some(gradient) = grads.get(param) else {
-                if let Some((average, decay, rest)) = average {
-                    ema_one(average, param, decay, rest)?;
+                if let Some((average, weights)) = average {
+                    ema_one(average, param, weights)?;
                 }
                 continue;
             };
@@ -172,46 +207,19 @@ impl AdamW {
             let change = |w: &mut [f32], m: &mut [f32], v: &mut [f32]| {
                 let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
                 let work = w.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
-                let Some((average, decay, rest)) = average else {
+                let Some((average, weights)) = average else {
                     work.for_each(|((w, (m, v)), g)| adam_chunk(w, m, v, g, constants));
                     return Ok(());
                 };
                 update(average, |a| {
                     work.zip(a.par_chunks_mut(CHUNK)).for_each(|(((w, (m, v)), g), a)| {
-                        adam_average_chunk(w, m, v, a, g, constants, decay, rest);
+                        adam_average_chunk(w, m, v, a, g, constants, weights);
                     });
                 })
             };
             update(param, |w| update(m, |m| update(v, |v| change(w, m, v))))????;
         }
         Ok(())
-    }
-
-    /// The same on a GPU.
-    fn step_on(
-        &self,
-        gpu: &Gpu,
-        params: &[Tensor],
-        grads: &Gradients,
-        constants: [f32; 7],
-        average: Option<(&[Tensor], f64)>,
-    ) -> Result<()> {
-        let mut rows = Vec::with_capacity(params.len());
-        let mut averaged_alone = Vec::new();
-        for (i, param) in params.iter().enumerate() {
-            let average = average.map(|(all, _)| &all[i]);
-            match grads.get(param) {
-                Some(g) => {
-                    rows.push(
-                        [param, &self.first[i], &self.second[i], g].into_iter().chain(average).collect(),
-                    );
-                }
-                None => averaged_alone.extend(average.map(|average| vec![average, param])),
-            }
-        }
-        let decay = average.map_or([0.0, 0.0], |(_, decay)| [decay as f32, (1.0 - decay) as f32]);
-        gpu.update(Update::Adam(constants, decay), &rows)?;
-        gpu.update(Update::Ema(decay), &averaged_alone)
     }
 
     /// What a checkpoint has to keep, by name.
@@ -231,6 +239,44 @@ impl AdamW {
         self.second = from_named("second", state)?;
         Ok(())
     }
+}
+
+/// A step of an optimiser on a GPU; `state` holds what it keeps for each parameter, `update` takes the average's weights.
+fn update_on(
+    gpu: &Gpu,
+    update: impl Fn([f32; 2]) -> Update,
+    params: &[Tensor],
+    state: &[&Vec<Tensor>],
+    grads: &Gradients,
+    average: Option<(&[Tensor], f64)>,
+) -> Result<()> {
+    let (mut rows, mut averaged_alone) = (Vec::with_capacity(params.len()), Vec::new());
+    for (i, param) in params.iter().enumerate() {
+        let average = average.map(|(all, _)| &all[i]);
+        match grads.get(param) {
+            Some(g) => {
+                let kept = state.iter().map(|kept| &kept[i]);
+                rows.push(std::iter::once(param).chain(kept).chain([g]).chain(average).collect());
+            }
+            None => averaged_alone.extend(average.map(|average| vec![average, param])),
+        }
+    }
+    let weights = average.map_or([0.0, 0.0], |(_, decay)| weights_of(decay));
+    gpu.update(update(weights), &rows)?;
+    gpu.update(Update::Ema(weights), &averaged_alone)
+}
+
+/// Weights of the average and of the new value.
+fn weights_of(decay: f64) -> [f32; 2] {
+    [decay as f32, (1.0 - decay) as f32]
+}
+
+fn check_average(average: &[Tensor], values: &[Tensor]) -> Result<()> {
+    ensure!(average.len() == values.len(), "{} averages of {} values", average.len(), values.len());
+    for (average, value) in average.iter().zip(values) {
+        ensure!(average.dims() == value.dims(), "shapes {:?} and {:?} differ", average.dims(), value.dims());
+    }
+    Ok(())
 }
 
 /// Makes `state` one zeroed buffer per parameter on first use.
@@ -277,19 +323,16 @@ fn from_named(kind: &str, state: &[(String, Tensor)]) -> Result<Vec<Tensor>> {
 
 /// average ← decay·average + (1 − decay)·value, in place, pair by pair.
 pub fn ema(average: &[Tensor], values: &[Tensor], decay: f64) -> Result<()> {
-    ensure!(average.len() == values.len(), "{} averages of {} values", average.len(), values.len());
-    let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
-    for (average, value) in average.iter().zip(values) {
-        ensure!(average.dims() == value.dims(), "shapes {:?} and {:?} differ", average.dims(), value.dims());
-    }
+    check_average(average, values)?;
+    let weights = weights_of(decay);
     if let Some(gpu) = average.first().and_then(Gpu::of) {
         let rows: Vec<_> = average.iter().zip(values).map(|(average, value)| vec![average, value]).collect();
-        return gpu.update(Update::Ema([decay, rest]), &rows);
+        return gpu.update(Update::Ema(weights), &rows);
     }
-    average.iter().zip(values).try_for_each(|(average, value)| ema_one(average, value, decay, rest))
+    average.iter().zip(values).try_for_each(|(average, value)| ema_one(average, value, weights))
 }
 
-fn ema_one(average: &Tensor, value: &Tensor, decay: f32, rest: f32) -> Result<()> {
+fn ema_one(average: &Tensor, value: &Tensor, [decay, rest]: [f32; 2]) -> Result<()> {
     let value = floats(value)?;
     let value: &[f32] = &value;
     update(average, |a| {

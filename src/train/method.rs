@@ -198,8 +198,7 @@ impl<'a> Run<'a> {
         }
         let gradients = tape.backward(&losses.total)?;
         let lr = self.lr(step);
-        self.optimiser.step(self.method.params().trainable(), &gradients, lr)?;
-        self.method.after_step(now)?;
+        methods::update(&*self.method, &mut self.optimiser, &gradients, lr, now)?;
         self.state.step += 1;
         Ok(())
     }

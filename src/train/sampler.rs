@@ -190,23 +190,28 @@ impl<'a> Sampler<'a> {
         let planes = planes.zip(partner.par_chunks_exact(self.plane())).enumerate();
         planes.for_each(|(i, ((image, pasted), partner))| {
             let index = (step * train.batch + i) as u64;
-            let strong = |name, image: &mut [f32]| {
+            let strong = |name, image: &mut [f32], workspace: &mut Workspace| {
                 let strong = Strong::draw(&mut stream(*seed, name, index), augment);
                 // Jitter and blur are those of 8-bit images, whatever the weak view is.
                 if !augment.quantise {
                     quantise(image);
                 }
-                with_workspace(|workspace| strong.apply_quantised(image, *side, workspace));
+                strong.apply_quantised(image, *side, workspace);
             };
-            strong(names.own, image);
-            let cut = CutMix::draw(&mut stream(*seed, names.cutmix, index), *side, augment.cutmix);
-            // Streams are named: a partner that nobody sees needs not be made.
-            if let Some(cut) = cut {
-                let mut other = partner.to_vec();
-                strong(names.partner, &mut other);
-                cut.apply(image, &other, *side);
-                cut.fill(pasted, 1, *side);
-            }
+            with_workspace(|workspace| {
+                strong(names.own, image, workspace);
+                let cut = CutMix::draw(&mut stream(*seed, names.cutmix, index), *side, augment.cutmix);
+                // Streams are named: a partner that nobody sees needs not be made.
+                if let Some(cut) = cut {
+                    let mut other = std::mem::take(&mut workspace.partner);
+                    other.clear();
+                    other.extend_from_slice(partner);
+                    strong(names.partner, &mut other, workspace);
+                    cut.apply(image, &other, *side);
+                    cut.fill(pasted, 1, *side);
+                    workspace.partner = other;
+                }
+            });
         });
         let shape = (train.batch, *side, *side);
         Ok((self.planes(images)?, Tensor::from_vec(pasted, shape, &Device::Cpu)?))

@@ -28,6 +28,8 @@ pub struct Workspace {
     padded: Vec<f32>,
     /// An image.
     plane: Vec<f32>,
+    /// The image of which a box is pasted into another.
+    pub(crate) partner: Vec<f32>,
 }
 
 /// The source index of each of `to` samples taken from `from`: corner-aligned nearest neighbour,

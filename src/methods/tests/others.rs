@@ -14,7 +14,7 @@ use crate::methods::unimatch::Outputs;
 use crate::methods::{Step, bcp, components, cps, mc_net, mcsd, mean_teacher, ramp, sc_ssl, supervised_loss};
 use crate::methods::{ua_mt, unimatch, urpc};
 use crate::nn::params::{Builder, Init};
-use crate::ops::{Mode, Tape, Var};
+use crate::ops::{Gradients, Mode, Sgd, Tape, Var};
 use crate::spec::settings::{ConsistencySettings, FeatureLoss, SupervisedLoss, TeacherSettings, TestStream};
 
 struct Fixture(BTreeMap<String, Tensor>);
@@ -164,7 +164,9 @@ fn moving_averages() {
         set("teacher", start);
         for index in 0..3 {
             set("f.", &students.get(index).unwrap());
-            average.update(Step { index, total: 3 }).unwrap();
+            // Without gradients the student stays, and the teacher follows.
+            let (mut sgd, none, step) = (Sgd::new(0.9, 0.0), Gradients::default(), Step { index, total: 3 });
+            average.follow(&mut sgd, params.trainable(), &none, 0.1, step).unwrap();
         }
         let close = |name: &str, expected: &[f32]| {
             let found = values(params.get(name).unwrap());
@@ -174,7 +176,7 @@ fn moving_averages() {
         assert!(close("teacher.weight", &expected), "{name}: weights");
         let expected = if buffers { expected } else { values(start) };
         assert!(close("teacher.mean", &expected), "{name}: statistics");
-        average.copy().unwrap();
+        average.copy(params.trainable()).unwrap();
         let last = values(&students.get(2).unwrap());
         assert!(close("teacher.weight", &last) && close("teacher.mean", &last), "a copy takes all");
     }

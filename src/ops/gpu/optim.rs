@@ -15,8 +15,8 @@ const ROLES: usize = 5;
 /// What happens to each number.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) enum Update {
-    /// Of w, v, g: learning rate, momentum, decay.
-    Sgd([f32; 3]),
+    /// Of w, v, g and, where there is one, the average: learning rate, momentum, weight decay; then decay and 1 − decay.
+    Sgd([f32; 3], [f32; 2]),
     /// Of w, m, v, g and, where there is one, the average: as in [`crate::ops::optim`], then decay and 1 − decay.
     Adam([f32; 7], [f32; 2]),
     /// Of average and value: decay and 1 − decay.
@@ -46,7 +46,9 @@ impl Gpu {
             count[0] = rows.len() as u64;
             let (grid, words) = (Grid::Blocks(blocks), &words[..]);
             match update {
-                Update::Sgd([lr, momentum, decay]) => launch!(self, sgd[grid], words, lr, momentum, decay)?,
+                Update::Sgd([lr, momentum, weight_decay], [decay, rest]) => {
+                    launch!(self, sgd[grid], words, lr, momentum, weight_decay, decay, rest)?;
+                }
                 Update::Adam([shrink, b1, r1, b2, r2, step, eps], [decay, rest]) => {
                     launch!(self, adam[grid], words, shrink, b1, r1, b2, r2, step, eps, decay, rest)?;
                 }

@@ -193,7 +193,14 @@ fn backward(x: &[f32], g: &mut [f32], planes: &[Plane], after: After) -> Vec<(f6
         .map(|(index, ((g, x), &plane))| {
             match (after.activation, after.mask) {
                 (Activation::Leaky(1.0), None) => {}
-                (Activation::Leaky(slope), None) => leaky_plane_back(x, g, plane, slope),
+                // Block by block: what one pass has written the other reads from the first cache.
+                (Activation::Leaky(slope), None) => {
+                    let sums = x.chunks(BLOCK).zip(g.chunks_mut(BLOCK)).map(|(x, g)| {
+                        leaky_plane_back(x, g, plane, slope);
+                        block_dots(x, g, plane.mean)
+                    });
+                    return sums.fold((0.0, 0.0), |all, (sum, dot)| (all.0 + sum, all.1 + dot));
+                }
                 (Activation::Leaky(slope), Some(mask)) => {
                     leaky_mask_plane_back(x, g, plane, slope, mask.plane(index));
                 }

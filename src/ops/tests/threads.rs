@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::{difference, random, random_classes, values};
-use crate::ops::{AdamW, BatchNorm, Gradients, Mode, Tape, Var, ema, softmax_confidence, softmax_eval};
+use crate::ops::{AdamW, BatchNorm, Gradients, Mode, Sgd, Tape, Var, ema, softmax_confidence, softmax_eval};
 
 /// A small network through most ops; the bits of its loss and of all its gradients.
 fn step(side: usize) -> Vec<u32> {
@@ -146,22 +146,31 @@ fn folded_norm_equals_convolution_and_norm() {
 #[test]
 fn step_and_average_equals_the_two_in_turn() {
     let start = random(1, &[70, 300]);
-    let run = |fused: bool| {
-        let (w, average) = ([start.copy().unwrap()], [random(2, &[70, 300])]);
-        let mut adam = AdamW::new(0.9, 0.999, 1e-8, 0.01);
+    // The second parameter has no gradient: it stays, and its average moves.
+    let run = |adam: bool, fused: bool| {
+        let w = [start.copy().unwrap(), start.copy().unwrap()];
+        let average = [random(2, &[70, 300]), random(3, &[70, 300])];
+        let (mut by_adam, mut by_sgd) = (AdamW::new(0.9, 0.999, 1e-8, 0.01), Sgd::new(0.9, 1e-2));
         for step in 0..3 {
             let mut gradients = Gradients::default();
             gradients.insert(&w[0], random(3 + step, &[70, 300]));
-            if fused {
-                adam.step_and_average(&w, &gradients, 0.1, &average, 0.9).unwrap();
-            } else {
-                adam.step(&w, &gradients, 0.1).unwrap();
+            match (adam, fused) {
+                (true, true) => by_adam.step_and_average(&w, &gradients, 0.1, &average, 0.9),
+                (true, false) => by_adam.step(&w, &gradients, 0.1),
+                (false, true) => by_sgd.step_and_average(&w, &gradients, 0.1, &average, 0.9),
+                (false, false) => by_sgd.step(&w, &gradients, 0.1),
+            }
+            .unwrap();
+            if !fused {
                 ema(&average, &w, 0.9).unwrap();
             }
         }
-        [values(&w[0]), values(&average[0])]
+        assert!(values(&w[0]) != values(&start) && values(&w[1]) == values(&start));
+        [&w[0], &average[0], &average[1]].map(values)
     };
-    assert!(run(true) == run(false), "the same bits");
+    for adam in [true, false] {
+        assert!(run(adam, true) == run(adam, false), "the same bits");
+    }
 }
 
 #[test]

@@ -22,15 +22,18 @@ DEVICE Stretch stretch_of(const Tensors& t) {
     return s;
 }
 
-// w, v, g.
-KERNEL sgd(const __grid_constant__ Tensors t, float lr, float momentum, float decay) {
+// w, v, g, average (or none).
+KERNEL sgd(const __grid_constant__ Tensors t, float lr, float momentum, float weight_decay, float decay, float rest) {
     Stretch s = stretch_of(t);
     float *w = (float*)t.pointers[0][s.tensor], *v = (float*)t.pointers[1][s.tensor];
     const float* g = (const float*)t.pointers[2][s.tensor];
+    float* a = (float*)t.pointers[3][s.tensor];
     WITHIN(i, s.first, s.last) {
-        float moved = v[i] * momentum + (g[i] + decay * w[i]);
-        v[i] = moved;
-        w[i] -= lr * moved;
+        float velocity = v[i] * momentum + (g[i] + weight_decay * w[i]);
+        v[i] = velocity;
+        float moved = w[i] - lr * velocity;
+        w[i] = moved;
+        if (a) a[i] = a[i] * decay + moved * rest;
     }
 }
 FREE(sgd)
