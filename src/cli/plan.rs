@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::pipeline::{PartArgs, SweepArgs};
 use super::table::table;
 use super::{Ending, count, progress, say};
-use crate::plan::price::{Basis, Price, prices};
+use crate::plan::price::{Basis, Computer, Price, prices};
 use crate::plan::{Plan, PlannedStage};
 use crate::spec::Sweep;
 use crate::spec::cluster::Cluster;
@@ -51,32 +51,40 @@ struct View<'a> {
 
 /// The stages of a plan as jobs of a cluster.
 struct Jobs {
-    /// Seconds of each stage, with the threads that its job is asked for.
+    /// Seconds of each stage, with the threads and on the device that its job is asked for.
     seconds: Vec<f64>,
+    /// Of each stage, whether its job has a GPU of which the store knows no time.
+    unknown: Vec<bool>,
     /// Who asks for them.
     asked: String,
 }
 
 impl Jobs {
     /// As the `cluster.yaml` of the sweep file at `file` asks for them; with `threads` each where there is none.
-    fn of(plan: &Plan, file: &Path, threads: usize, price: impl Fn(usize) -> Vec<Price>) -> Self {
+    fn of(plan: &Plan, file: &Path, threads: usize, price: impl Fn(Computer) -> Vec<Price>) -> Self {
         // One that is wrong is told of when jobs are submitted.
         let cluster = Cluster::find(None, file).ok().filter(|cluster| cluster.file.is_some());
         let wanted = |stage: &PlannedStage| match &cluster {
-            Some(cluster) => cluster.request(stage.kind.name()).cpus.unwrap_or(1) as usize,
-            None => threads,
+            Some(cluster) => {
+                let request = cluster.request(stage.kind.name());
+                Computer { threads: request.cpus.unwrap_or(1) as usize, gpu: request.device == "cuda" }
+            }
+            None => Computer { threads, gpu: false },
         };
-        let mut prices: BTreeMap<usize, Vec<Price>> = BTreeMap::new();
-        let mut seconds = Vec::with_capacity(plan.stages.len());
+        let mut prices: BTreeMap<Computer, Vec<Price>> = BTreeMap::new();
+        let (mut seconds, mut unknown) = (Vec::new(), Vec::new());
         for (i, stage) in plan.stages.iter().enumerate() {
-            let threads = wanted(stage);
-            seconds.push(prices.entry(threads).or_insert_with(|| price(threads))[i].seconds);
+            let computer = wanted(stage);
+            let price = prices.entry(computer).or_insert_with(|| price(computer))[i];
+            seconds.push(price.seconds);
+            let computes = stage.kind != StageKind::Prepare;
+            unknown.push(computes && computer.gpu && price.basis == Basis::Counted);
         }
         let asked = match cluster.and_then(|cluster| cluster.file) {
             Some(path) => format!("as {} asks for them", path.display()),
             None => format!("{} each", count(threads, "thread")),
         };
-        Self { seconds, asked }
+        Self { seconds, unknown, asked }
     }
 }
 
@@ -88,9 +96,10 @@ pub(super) fn run(args: &Args) -> Result<Ending> {
     let done: Vec<bool> = found.iter().map(Option::is_some).collect();
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let finished = store.finished();
-    let price = |threads| prices(plan, &found, &finished, threads);
+    let price = |computer| prices(plan, &found, &finished, computer);
     let jobs = Jobs::of(plan, &args.sweep.file, threads, price);
-    let view = View { plan, done, prices: price(threads), threads, jobs };
+    let prices = price(Computer { threads, gpu: false });
+    let view = View { plan, done, prices, threads, jobs };
     if args.json {
         say(&view.object(&planned.sweep).to_string())?;
     } else {
@@ -266,6 +275,16 @@ impl View<'_> {
                 hours(self.seconds_of_jobs()),
                 time(self.longest_way())
             ));
+            let unknown =
+                self.jobs.unknown.iter().zip(&self.done).filter(|(unknown, done)| **unknown && !**done);
+            let unknown = unknown.count();
+            if unknown > 0 {
+                let ask = if unknown == 1 { "asks for a GPU and is" } else { "ask for a GPU and are" };
+                lines.push(format!(
+                    "{} {ask} counted as if without: none like it has run on a GPU in this store.",
+                    count(unknown, "stage")
+                ));
+            }
         }
         let (_, seconds, disk) = total.unshared;
         if total.unshared.0 > total.stages {
@@ -453,13 +472,25 @@ mod tests {
         let text = "default: { cpus: 8 }\nprepare: { cpus: 1 }\n";
         crate::store::files::write_atomic(dir.path().join("cluster.yaml"), text).unwrap();
         let plan = plan();
-        let price = |threads: usize| {
-            let one = Price { seconds: 80.0 / threads as f64, disk: 0, basis: Basis::Counted };
+        let price = |computer: Computer| {
+            let one = Price { seconds: 80.0 / computer.threads as f64, disk: 0, basis: Basis::Counted };
             vec![one; plan.stages.len()]
         };
         let jobs = Jobs::of(&plan, &dir.path().join("mine.yaml"), 2, price);
         assert_eq!(jobs.seconds, [80.0, 10.0, 10.0]);
+        assert_eq!(jobs.unknown, [false; 3]);
         assert!(jobs.asked.ends_with("cluster.yaml asks for them"), "{}", jobs.asked);
+
+        // On a GPU, as its stages were; of what never was on one, that is said.
+        let text = "default: { cpus: 8, gres: 'gpu:1', device: cuda }\n";
+        crate::store::files::write_atomic(dir.path().join("cluster.yaml"), text).unwrap();
+        let price = |computer: Computer| {
+            assert!(computer.gpu);
+            let one = |seconds, basis| Price { seconds, disk: 0, basis };
+            vec![one(9.0, Basis::Counted), one(2.0, Basis::Runs(3)), one(7.0, Basis::Counted)]
+        };
+        let jobs = Jobs::of(&plan, &dir.path().join("mine.yaml"), 2, price);
+        assert_eq!((&jobs.seconds[..], &jobs.unknown[..]), (&[9.0, 2.0, 7.0][..], &[false, false, true][..]));
     }
 
     #[test]

@@ -43,12 +43,21 @@ pub enum Basis {
     Counted,
 }
 
-/// The prices of a plan's stages, in its order.
+/// What computes a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Computer {
+    /// Its CPU threads.
+    pub threads: usize,
+    /// Whether it computes on a GPU.
+    pub gpu: bool,
+}
+
+/// The prices of a plan's stages on `computer`, in its order.
 ///
-/// `found` has the metadata of the stages that are finished, `finished` that of everything in the store; `threads` are
-/// the CPU threads that a run would have.
-pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: usize) -> Vec<Price> {
-    let rates = Rates::new(finished, threads);
+/// `found` has the metadata of the stages that are finished, `finished` that of everything in the store. A GPU is as fast as
+/// the store's stages were on one; where there is none of a kind, its price is [`Basis::Counted`], for the threads alone.
+pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], computer: Computer) -> Vec<Price> {
+    let rates = Rates::new(finished, computer.threads);
     let costs = costs(plan);
     let mut groups: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, stage) in plan.stages.iter().enumerate() {
@@ -64,7 +73,7 @@ pub fn prices(plan: &Plan, found: &[Option<Meta>], finished: &[Meta], threads: u
     let price = |i: usize| match &found[i] {
         // Each stage of a group is published with its own part of the seconds.
         Some(meta) => Price { seconds: meta.seconds, disk: disk(meta), basis: Basis::Measured },
-        None => rates.price(plan.stages[i].kind, plan.stages[i].method, &share(i), threads),
+        None => rates.price(plan.stages[i].kind, plan.stages[i].method, &share(i), computer),
     };
     (0..plan.stages.len()).map(price).collect()
 }
@@ -154,7 +163,7 @@ struct Rate {
 }
 
 /// How fast and how large the finished stages of a store were.
-struct Rates(HashMap<(StageKind, Option<Method>), Rate>);
+struct Rates(HashMap<(StageKind, Option<Method>, bool), Rate>);
 
 impl Rates {
     fn new(finished: &[Meta], threads: usize) -> Self {
@@ -173,7 +182,8 @@ impl Rates {
             for &i in members {
                 let (Some((own, method)), meta) = (costs[i], &finished[i]) else { continue };
                 let cost = part(whole, known().count(), own);
-                let rate = rates.entry((meta.kind, method)).or_default();
+                let gpu = meta.provenance.as_ref().is_some_and(|from| from.device.starts_with("cuda"));
+                let rate = rates.entry((meta.kind, method, gpu)).or_default();
                 rate.seconds += meta.seconds;
                 rate.counted_seconds += counted(cost.work, threads);
                 rate.disk += disk(meta) as f64;
@@ -184,10 +194,12 @@ impl Rates {
         Self(rates)
     }
 
-    fn price(&self, kind: StageKind, method: Option<Method>, cost: &StageCost, threads: usize) -> Price {
-        let seconds = counted(cost.work, threads);
-        match self.0.get(&(kind, method)).filter(|rate| rate.counted_seconds > 0.0 && rate.counted_disk > 0.0)
-        {
+    fn price(&self, kind: StageKind, method: Option<Method>, cost: &StageCost, on: Computer) -> Price {
+        let seconds = counted(cost.work, on.threads);
+        // What computes nothing takes the same with a GPU.
+        let gpu = on.gpu && kind != StageKind::Prepare;
+        let rate = self.0.get(&(kind, method, gpu));
+        match rate.filter(|rate| rate.counted_seconds > 0.0 && rate.counted_disk > 0.0) {
             Some(rate) => Price {
                 seconds: seconds * rate.seconds / rate.counted_seconds,
                 disk: (cost.disk as f64 * rate.disk / rate.counted_disk) as u64,

@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::price::{Basis, Price, prices};
+use super::price::{Basis, Computer, Price, prices};
 use super::why::{Change, Reason, why};
 use super::{Inspected, Plan};
 use crate::spec::settings::{DataName, DataSettings, LabelRatio, Settings};
@@ -493,18 +493,22 @@ fn why_names_the_setting_the_parent_or_the_version() {
     ");
 }
 
+fn cpu(threads: usize) -> Computer {
+    Computer { threads, gpu: false }
+}
+
 #[test]
 fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
     let plan = plan("base: { preset: smoke }\ngrid: { method: [supervised, mcsd], seed: [0, 1] }");
     let none = vec![None; plan.stages.len()];
-    let counted = prices(&plan, &none, &[], 2);
+    let counted = prices(&plan, &none, &[], cpu(2));
     assert!(
         counted.iter().all(|price| price.basis == Basis::Counted && price.seconds > 0.0 && price.disk > 0)
     );
     let at = |label: &str| plan.stages.iter().position(|stage| stage.label.starts_with(label)).unwrap();
     let (one, two) = (at("train mcsd"), at("train supervised"));
     assert!(counted[one].seconds > counted[two].seconds, "two streams cost more than one");
-    assert!(prices(&plan, &none, &[], 4)[one].seconds < counted[one].seconds);
+    assert!(prices(&plan, &none, &[], cpu(4))[one].seconds < counted[one].seconds);
 
     let metas: Vec<Meta> = (0..=one)
         .filter(|&i| plan.stages[i].method != plan.stages[two].method)
@@ -512,7 +516,7 @@ fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
         .collect();
     let mut found = none.clone();
     found[one] = metas.last().cloned();
-    let priced = prices(&plan, &found, &metas, 2);
+    let priced = prices(&plan, &found, &metas, cpu(2));
     assert_eq!(priced[one], Price { seconds: 60.0, disk: 1000, basis: Basis::Measured });
     let other = &priced[one + 1];
     assert_eq!(
@@ -521,12 +525,21 @@ fn prices_come_from_the_stage_then_from_its_kind_then_from_counts() {
         "another seed"
     );
     assert_eq!(priced[two].basis, Basis::Counted, "of another method");
+    // A GPU is as fast as trainings on one were, and those say nothing of a processor.
+    let gpu = Computer { threads: 2, gpu: true };
+    assert_eq!(prices(&plan, &none, &metas, gpu)[one], counted[one]);
+    let mut on_gpu = metas.clone();
+    let last = on_gpu.last_mut().unwrap();
+    last.provenance = serde_json::from_value(json!({ "device": "cuda:NVIDIA H200" })).unwrap();
+    let priced = |computer| prices(&plan, &none, &on_gpu, computer)[one];
+    assert_eq!((priced(gpu).basis, priced(gpu).seconds.round()), (Basis::Runs(1), 60.0));
+    assert_eq!(priced(cpu(2)), counted[one]);
     // Of a pass of three maps each is published with its part of the seconds.
     let maps: Vec<usize> =
         (0..plan.stages.len()).filter(|&i| plan.stages[i].kind == StageKind::Features).collect();
     let metas: Vec<Meta> = (0..=maps[2]).map(|i| meta(&plan, i)).collect();
     let found: Vec<Option<Meta>> = (0..plan.stages.len()).map(|i| metas.get(i).cloned()).collect();
-    let priced = prices(&plan, &found, &metas, 2);
+    let priced = prices(&plan, &found, &metas, cpu(2));
     assert_eq!(maps[..3].iter().map(|&i| priced[i].seconds.round()).sum::<f64>(), 180.0);
     let (third, fourth) = (priced[maps[3]], priced[maps[4]]);
     assert_eq!((third.basis, (third.seconds + fourth.seconds).round()), (Basis::Runs(3), 120.0));
