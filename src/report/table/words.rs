@@ -130,6 +130,8 @@ fn tests(frame: &Frame, table: &Table) -> Option<String> {
     let done = |group: &Group| group.points.iter().filter(|&&point| sweep.points[point].done()).count();
     let training = if frame.groups().all(|group| done(group) < 2) {
         " Each row is one training: the test is about patients, and ignores how trainings differ."
+    } else if frame.groups().any(|group| done(group) == 1) {
+        " Where one of the two rows is one training, the test is about patients, and ignores how trainings differ."
     } else {
         ""
     };
