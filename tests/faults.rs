@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Folder, entries, flip, write};
+use common::{Folder, entries, flip};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -184,42 +184,6 @@ fn a_long_campaign_of_kills() {
 }
 
 #[test]
-fn damaged_objects_are_computed_again_in_the_same_run_and_nothing_else_is() {
-    let folder = Folder::new(SWEEP);
-    succeed(&folder, &[]);
-    // A bit of the maps that a training reads, and the training itself gone.
-    flip(&object_with(&folder, "maps.f16").join("maps.f16"));
-    let trained = object_with(&folder, "shapes.json");
-    let reads_maps = |object: &PathBuf| {
-        fs::read_to_string(object.join("meta.json")).is_ok_and(|meta| meta.contains("\"features/t50/b0\""))
-    };
-    let trained = folder.objects().into_iter().find(reads_maps).unwrap_or(trained);
-    let evaluated = {
-        let key = trained.file_name().and_then(|name| name.to_str()).expect("a key").to_owned();
-        let reads = |object: &PathBuf| {
-            fs::read_to_string(object.join("meta.json"))
-                .is_ok_and(|meta| meta.contains("\"train\"") && meta.contains(&key))
-        };
-        folder
-            .objects()
-            .into_iter()
-            .find(|object| *object != trained && reads(object))
-            .expect("its evaluation")
-    };
-    let before = folder.identities();
-    fs::remove_dir_all(&trained).expect("gone");
-    fs::remove_dir_all(&evaluated).expect("gone");
-    let said = succeed(&folder, &[]);
-    assert!(said.contains("computed again"), "{said}");
-    assert!(said.contains("3 stages computed, 4 found"), "{said}");
-    is_as_whole(&folder);
-    assert_eq!(quarantined(&folder), 1);
-    let after = folder.identities();
-    let same = before.iter().filter(|(object, identity)| after.get(*object) == Some(identity)).count();
-    assert_eq!(same, STAGES - 3);
-}
-
-#[test]
 fn damaged_results_and_outputs_are_noticed_and_made_again() {
     let folder = Folder::new(SWEEP);
     succeed(&folder, &[]);
@@ -256,46 +220,6 @@ fn what_finished_points_no_longer_need_is_not_computed_again() {
     succeed(&folder, &[]);
     assert!(folder.frames() == WHOLE.0);
     assert_eq!(folder.objects().len(), STAGES - 2);
-}
-
-#[test]
-fn two_engines_at_once_share_the_work() {
-    let folder = Folder::new(SWEEP);
-    let start = || {
-        let mut command = folder.command(&["run", "tiny.yaml", "--threads", "1", "--json"]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
-    };
-    let engines = [start(), start(), start()];
-    let mut computed = 0;
-    for engine in engines {
-        let output = engine.wait_with_output().expect("ends");
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            if event["event"] == "ended" {
-                computed += event["computed"].as_u64().expect("a number");
-                let finished = event["finished"].as_u64().expect("a number") as usize;
-                assert_eq!(finished, STAGES, "each knows that all is there");
-            }
-        }
-    }
-    assert_eq!(computed as usize, STAGES, "each stage was computed once");
-    is_as_whole(&folder);
-}
-
-#[test]
-fn an_overlapping_sweep_runs_only_the_difference() {
-    let folder = Folder::new(SWEEP);
-    succeed(&folder, &[]);
-    let other = SWEEP.replace("dfm: [false, true]", "dfm: [false, true]\n  tau: [0.3, 0.9]");
-    let other = other
-        .replace("name: tiny", "name: other")
-        .replace("  tau: 0.3\n", "")
-        .replace("dic: false", "dic: true");
-    write(&folder.path("other.yaml"), other.as_bytes());
-    let (code, out, err) = folder.run(&["run", "other.yaml", "--threads", "2"]);
-    assert_eq!(code, 0, "{out}\n{err}");
-    assert!(out.contains("3 found"), "data, model and maps are shared:\n{out}\n{err}");
 }
 
 #[test]
@@ -345,24 +269,6 @@ fn a_second_request_ends_at_once_and_both_ways_of_asking_count() {
     store.request_stop(&run, false).expect("asked");
     assert_eq!(engine.wait().expect("ends").code(), Some(130));
     assert_eq!(store.runs().expect("readable"), []);
-}
-
-#[test]
-fn a_diverged_training_is_marked_and_not_trained_again() {
-    let sweep = SWEEP.replace("dfm: [false, true]", "dfm: [false]\n  train.lr: [0.01, 1.0e30]");
-    let folder = Folder::new(&sweep);
-    let (code, out, err) = folder.run(&["run", "tiny.yaml"]);
-    assert_eq!(code, 1, "{out}\n{err}");
-    assert!(err.contains("diverged") && err.contains("at step"), "{err}");
-    let (code, out, err) = folder.run(&["run", "tiny.yaml", "--json"]);
-    assert_eq!(code, 1, "{err}");
-    assert!(!out.contains("\"event\":\"started\""), "{out}");
-    assert!(err.contains("1 of 2 points"), "{err}");
-    let points = fs::read_to_string(folder.path("results/tiny/points.csv")).expect("the frame");
-    assert!(points.contains("diverged: the loss is"), "{points}");
-    let (code, out, err) = folder.run(&["run", "tiny.yaml", "--json", "--retry-diverged"]);
-    assert_eq!(code, 1, "{err}");
-    assert!(out.contains("\"event\":\"started\""), "{out}");
 }
 
 #[test]

@@ -147,17 +147,3 @@ include:
         assert_eq!(said, stages, "trainings, and models with their features: {logs}");
     }
 }
-
-#[test]
-fn a_diverged_training_stops_alone() {
-    let sweep = SWEEP
-        .replace("  dic: [false, true]", "  train.lr: [0.01, 1.0e30]")
-        .replace("dfm: [false, true]", "dic: [false]");
-    let sweep = sweep.replace("  method: mcsd", "  method: mcsd\n  dfm: false");
-    let folder = Folder::new(&sweep);
-    let (code, out, err) = folder.run(&["run", "tiny.yaml"]);
-    assert_eq!(code, 1, "{out}\n{err}");
-    assert!(err.contains("diverged") && err.contains("train.lr"), "{err}");
-    let points = fs::read_to_string(folder.path("results/tiny/points.csv")).expect("the frame");
-    assert!(points.contains("done") && points.contains("failed"), "{points}");
-}

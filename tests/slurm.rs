@@ -1,159 +1,20 @@
-//! Sweeps through `--executor slurm`: on a stand-in everywhere (`tests/fixtures/fake_slurm.sh`), and the same and more on a
-//! real Slurm where `SLURM_CONF` names one that answers (`.ci/run` starts one with `scripts/start_slurm.sh` where it can).
+//! What is Slurm's alone of `--executor slurm`: on a stand-in everywhere (`tests/fixtures/fake_slurm.sh`), and the same and
+//! more on a real Slurm where `SLURM_CONF` names one that answers (`.ci/run` starts one with `scripts/start_slurm.sh` where it
+//! can). What holds for every executor is in `executors.rs`.
 #![cfg(unix)]
 
 mod common;
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Folder, entries, write};
-
-/// Every kind of stage, each as small as it gets: two rows, seven stages.
-const SWEEP: &str = "
-name: tiny
-base:
-  preset: smoke
-  data: { name: phantom, patients: 10 }
-  method: mcsd
-  label_ratio: 2 cases
-  size: 32
-  timesteps: [50]
-  blocks: [0]
-  feature_dim: 4
-  tau: 0.3
-  dic: false
-  unet: { channels: [4, 4, 8, 8, 8] }
-  diffusion: { channel_mult: [1, 1], res_blocks: 1, attention: [2], iterations: 4, batch: 2 }
-  train: { iterations: 8, batch: 2, validate_every: 4 }
-grid:
-  dfm: [false, true]
-";
-const STAGES: usize = 7;
-/// Jobs that those are where evaluations ask for something of their own: the data; the model and the row without it; its
-/// maps and that row's evaluation; the other row's training; its evaluation.
-const JOBS: usize = 7;
-const CLUSTER: &str =
-    "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\nevaluate: { setup: 'true' }\n";
-/// Where they do not, they are no jobs of their own.
-const TOGETHER: &str = "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\n";
-
-/// The frames that processes of this machine make of [`SWEEP`].
-static WHOLE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| local(SWEEP).0);
-
-/// The frames of `sweep` as this machine's processes make them, and the seconds that it took.
-fn local(sweep: &str) -> (Vec<Vec<u8>>, f64) {
-    let folder = Folder::new(sweep);
-    let start = Instant::now();
-    let (code, out, err) = folder.run(&["run", "tiny.yaml", "--threads", "1"]);
-    assert_eq!(code, 0, "{out}\n{err}");
-    (folder.frames(), start.elapsed().as_secs_f64())
-}
-
-/// A cluster.
-struct Site {
-    /// The stand-in's programs and state; none of a real one.
-    fake: Option<tempfile::TempDir>,
-    /// Real ones have one node, which tests take turns on.
-    _turn: Option<MutexGuard<'static, ()>>,
-}
-
-impl Site {
-    fn fake() -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fake_slurm.sh");
-        fs::create_dir(dir.path().join("bin")).expect("a folder");
-        for name in ["sbatch", "squeue", "sacct", "scancel", "scontrol"] {
-            let path = dir.path().join("bin").join(name);
-            let text = format!("#!/bin/sh\nexec bash '{script}' {name} '{}' \"$@\"\n", dir.path().display());
-            write(&path, text.as_bytes());
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
-        }
-        write(&dir.path().join("run"), b"");
-        Self { fake: Some(dir), _turn: None }
-    }
-
-    /// The real one; none where there is none, which is said so that nobody overlooks it.
-    fn real(test: &str) -> Option<Self> {
-        static TURN: Mutex<()> = Mutex::new(());
-        static THERE: LazyLock<bool> = LazyLock::new(|| {
-            let answers = || Command::new("sinfo").stdout(Stdio::null()).stderr(Stdio::null()).status();
-            std::env::var_os("SLURM_CONF").is_some() && answers().is_ok_and(|status| status.success())
-        });
-        if !*THERE {
-            // Past the harness, which shows nothing of tests that pass.
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED on a real Slurm: {test}; start one: eval \"$(scripts/start_slurm.sh DIR)\""
-            );
-            return None;
-        }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Self { fake: None, _turn: Some(turn) })
-    }
-
-    /// The stand-in and, where there is one, the real one.
-    fn all(test: &str) -> impl Iterator<Item = Self> {
-        let test = test.to_owned();
-        std::iter::once_with(|| Some(Self::fake()))
-            .chain(std::iter::once_with(move || Self::real(&test)))
-            .flatten()
-    }
-
-    fn command(&self, folder: &Folder, args: &[&str]) -> Command {
-        let mut command = folder.command(args);
-        if let Some(dir) = &self.fake {
-            let path = std::env::var("PATH").unwrap_or_default();
-            command
-                .env("PATH", format!("{}:{path}", dir.path().join("bin").display()))
-                .env_remove("SLURM_CONF");
-        }
-        command
-    }
-
-    fn run(&self, folder: &Folder, args: &[&str]) -> (i32, String, String) {
-        let output = self.command(folder, args).output().expect("the program starts");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-    }
-
-    fn spawn(&self, folder: &Folder, args: &[&str]) -> Child {
-        let mut command = self.command(folder, args);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
-    }
-
-    /// What the stand-in was asked, a line each.
-    fn calls(&self, program: &str) -> usize {
-        let Some(dir) = &self.fake else { return 0 };
-        let text = fs::read_to_string(dir.path().join("calls")).unwrap_or_default();
-        text.lines().filter(|line| line.split(' ').nth(1) == Some(program)).count()
-    }
-}
+use common::entries;
+use common::site::{CLUSTER, JOBS, Kind, SWEEP, Site, TOGETHER, folder, is_as_whole, local, one_row};
 
 const RUN: [&str; 4] = ["run", "tiny.yaml", "--executor", "slurm"];
-
-fn folder(sweep: &str, cluster: &str) -> Folder {
-    let folder = Folder::new(sweep);
-    write(&folder.path("cluster.yaml"), cluster.as_bytes());
-    folder
-}
-
-fn is_as_whole(folder: &Folder, said: &str) {
-    assert!(folder.frames() == *WHOLE, "the frames equal those of local processes, bit for bit\n{said}");
-    assert_eq!(folder.objects().len(), STAGES, "every stage is there once");
-    assert_eq!(folder.leftovers(), Vec::<PathBuf>::new(), "nothing is left behind");
-    assert_eq!(
-        entries(&folder.path("results/.store/slurm")),
-        Vec::<PathBuf>::new(),
-        "all jobs are collected"
-    );
-}
 
 /// What a program of the real Slurm says.
 fn slurm(program: &str, args: &[&str]) -> String {
@@ -181,13 +42,13 @@ fn running_training(more: impl Fn(&[&str]) -> bool) -> String {
 
 #[test]
 fn a_sweep_runs_as_arrays_that_wait_for_each_other_and_gives_the_same_bits() {
-    for site in Site::all("arrays with dependencies") {
+    for site in Site::clusters("arrays with dependencies") {
         let folder = folder(SWEEP, CLUSTER);
         let (code, out, err) = site.run(&folder, &RUN);
         assert_eq!(code, 0, "{out}\n{err}");
         is_as_whole(&folder, &err);
         assert!(err.contains("train ×1, afterok:"), "{err}");
-        if site.fake.is_some() {
+        if site.kind == Kind::Fake {
             assert_eq!(site.calls("sbatch"), JOBS);
         }
         let page = fs::read_to_string(folder.path("reports/tiny/index.html")).expect("the report");
@@ -209,7 +70,7 @@ fn more_evaluations_than_slurm_tells_apart_each_follow_their_training() {
     let lines = many.lines().filter(|line| !unread.iter().any(|key| line.contains(key)));
     let plain = lines.collect::<Vec<_>>().join("\n");
     let (wanted, _) = local(&plain);
-    for site in Site::all("more than ten trainings with an evaluation each") {
+    for site in Site::clusters("more than ten trainings with an evaluation each") {
         for (cluster, jobs) in [(TOGETHER, 2), (CLUSTER, 4)] {
             let folder = folder(&plain, cluster);
             let mut command = site.command(&folder, &RUN);
@@ -235,29 +96,8 @@ fn more_evaluations_than_slurm_tells_apart_each_follow_their_training() {
 }
 
 #[test]
-fn an_engine_that_is_killed_half_way_finds_its_jobs_again() {
-    for site in Site::all("kill of the engine and re-run") {
-        let folder = folder(SWEEP, CLUSTER);
-        let mut engine = site.spawn(&folder, &RUN);
-        folder.wait_for_objects(2);
-        engine.kill().expect("it runs");
-        engine.wait().expect("it ends");
-        let before = folder.identities();
-        assert!(before.len() < STAGES, "it was killed half-way");
-        let (code, out, err) = site.run(&folder, &RUN);
-        assert_eq!(code, 0, "{out}\n{err}");
-        is_as_whole(&folder, &err);
-        let after = folder.identities();
-        assert!(before.iter().all(|(object, identity)| after.get(object) == Some(identity)));
-        if site.fake.is_some() {
-            assert_eq!(site.calls("sbatch"), JOBS, "nothing is submitted twice\n{err}");
-        }
-    }
-}
-
-#[test]
 fn ctrl_c_leaves_the_jobs_and_says_how_to_watch_and_cancel_them() {
-    for site in Site::all("leaving, status and cancel") {
+    for site in Site::clusters("leaving, status and cancel") {
         let long = SWEEP.replace("iterations: 8", "iterations: 2000000").replace("[false, true]", "[false]");
         let folder = folder(&long, CLUSTER);
         let mut command = site.command(&folder, &RUN);
@@ -369,11 +209,6 @@ fn a_node_that_goes_down_and_comes_back_loses_nothing() {
             .is_ok_and(|log| log.contains("train") && log.matches(" starts, ").count() > 1)
     };
     assert!(logs.iter().any(starts), "a training began twice");
-}
-
-/// A sweep of one row with a training of so many steps.
-fn one_row(iterations: u32) -> String {
-    SWEEP.replace("iterations: 8", &format!("iterations: {iterations}")).replace("[false, true]", "[false]")
 }
 
 #[test]

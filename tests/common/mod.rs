@@ -1,6 +1,9 @@
 //! What the tests of whole sweeps share: a folder with a sweep file, and the program that runs in it.
 #![allow(dead_code, reason = "each test uses its part of this")]
 
+#[cfg(unix)]
+pub(crate) mod site;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

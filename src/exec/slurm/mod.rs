@@ -236,6 +236,12 @@ impl Slurm {
         let led = tasks.iter().any(follows)
             && member.keys.first().is_some_and(|key| self.store.object(key).is_some());
         if !tasks.is_empty() {
+            // What began and ended between two questions began all the same.
+            let next = |key: &Key| kind == StageKind::Train && member.keys.first() != Some(key);
+            let spoke = |follows| lines.iter().any(|line| next(&line.key) == follows);
+            let began = tasks.iter().filter(|task| spoke(follows(task)));
+            let threads = array.job.threads;
+            self.news.extend(began.map(|&task| Update::Started { task, threads }));
             self.news.extend(lines.into_iter().map(Update::Line));
         }
         for task in tasks {

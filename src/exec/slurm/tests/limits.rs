@@ -145,14 +145,13 @@ fn what_is_sent_late_does_not_wait_for_what_is_over() {
             let mut executor = fake.executor(&store, quick());
             run(&plan, &store, &mut executor, &mut Notes::default(), &options(), &stop).unwrap()
         });
-        while store.object(&plan.stages[0].key).is_none() {
-            thread::sleep(Duration::from_millis(10));
-        }
-        thread::sleep(Duration::from_millis(500));
+        // The engine has heard that the first training is over once it has asked again after Slurm knew.
+        let queue = || fs::read_to_string(fake.path("queue")).unwrap_or_default();
+        until("the first training is over", || queue().contains("COMPLETED"));
+        let asked = fake.calls("squeue").len();
+        until("it is heard of", || fake.calls("squeue").len() >= asked + 4);
         fs::remove_file(fake.path("full")).unwrap();
-        while !fake.path("jobs/102/dependency").exists() {
-            thread::sleep(Duration::from_millis(10));
-        }
+        until("two more jobs", || fake.path("jobs/102/dependency").exists());
         stop.request();
         engine.join().unwrap();
         over.store(true, Ordering::SeqCst);
@@ -435,9 +434,7 @@ fn what_a_run_that_lives_is_about_to_submit_is_left_to_it() {
             finish(&plan, &store, &mut executor, &options()).0
         };
         let first = scope.spawn(run);
-        while fake.calls("sbatch").is_empty() {
-            thread::sleep(Duration::from_millis(10));
-        }
+        until("a submission", || !fake.calls("sbatch").is_empty());
         let second = scope.spawn(run);
         // Longer than a submission may take to be listed.
         thread::sleep(quick().unconfirmed * 4);
