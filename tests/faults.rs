@@ -14,31 +14,10 @@ use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::site::{STAGES, SWEEP};
 use common::{Folder, entries, flip};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-
-/// Every kind of stage, each as small as it gets: two rows, seven stages.
-const SWEEP: &str = "
-name: tiny
-base:
-  preset: smoke
-  data: { name: phantom, patients: 10 }
-  method: mcsd
-  label_ratio: 2 cases
-  size: 32
-  timesteps: [50]
-  blocks: [0]
-  feature_dim: 4
-  tau: 0.3
-  dic: false
-  unet: { channels: [4, 4, 8, 8, 8] }
-  diffusion: { channel_mult: [1, 1], res_blocks: 1, attention: [2], iterations: 4, batch: 2 }
-  train: { iterations: 8, batch: 2, validate_every: 4 }
-grid:
-  dfm: [false, true]
-";
-const STAGES: usize = 7;
 
 /// The frames of a run that nothing happened to, and how long it took.
 static WHOLE: LazyLock<(Vec<Vec<u8>>, Duration)> = LazyLock::new(|| {

@@ -1,4 +1,4 @@
-//! The sweep that tests of executors run, and where they run it.
+//! The smallest sweep with every kind of stage, and where tests run it.
 
 use std::fs;
 use std::io::Write as _;
@@ -31,8 +31,8 @@ grid:
   dfm: [false, true]
 ";
 pub(crate) const STAGES: usize = 7;
-/// Jobs of a cluster that those are where evaluations ask for something of their own: the data; the model and the row without it; its
-/// maps and that row's evaluation; the other row's training; its evaluation.
+/// Jobs of a cluster that those are where evaluations ask for something of their own: the data; the model and the row
+/// without it; its maps and that row's evaluation; the other row's training; its evaluation.
 pub(crate) const JOBS: usize = 7;
 pub(crate) const CLUSTER: &str =
     "default: { cpus: 1, memory: 500M, time: 10, signal: 5 }\nevaluate: { setup: 'true' }\n";
